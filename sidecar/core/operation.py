@@ -1,0 +1,103 @@
+"""One slotted object per request: what a door asks, and what the coordinator answers.
+
+A door fills the first group and hands the operation over; `done` is called exactly once, on the
+event loop's thread, possibly before the handing over returns. No task, future or timer stands
+behind an operation: a quorum of three costs 0.4 us this way, 10 us with futures, 25 with tasks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from buckets.bucket_map import Consistency
+from replicas.record import Record
+from sidecar.errors import DataError
+
+
+class Read:
+    """Read one key. After `done`: `error`, or `record` (None or a tombstone: not found)."""
+
+    __slots__ = (
+        "acks",
+        "deadline",
+        "done",
+        "error",
+        "key",
+        "keyspace",
+        "level",
+        "record",
+        "state",
+        "tag",
+    )
+
+    def __init__(
+        self,
+        keyspace: str,
+        key: bytes,
+        *,
+        level: Consistency,
+        deadline: float,
+        done: Callable[["Read"], None],
+        tag: Any = None,
+    ) -> None:
+        self.keyspace = keyspace
+        self.key = key
+        self.level = level  # UNSPECIFIED: the keyspace's default; afterwards the level reached
+        self.deadline = deadline  # loop time, seconds
+        self.done = done
+        self.tag = tag  # the door's own
+        self.record: Record | None = None  # live value only: never a tombstone, never expired
+        self.error: DataError | None = None
+        self.acks = 0  # replicas that agreed
+        self.state: Any = None  # the coordinator's own
+
+
+class Write:
+    """Put (`value` given) or delete (`value` is None) one key.
+
+    After `done`: `error` (with its outcome), or `version`, `superseded`, `existed`.
+    """
+
+    __slots__ = (
+        "acks",
+        "deadline",
+        "done",
+        "error",
+        "existed",
+        "expires_at_ms",
+        "key",
+        "keyspace",
+        "level",
+        "state",
+        "superseded",
+        "tag",
+        "value",
+        "version",
+    )
+
+    def __init__(
+        self,
+        keyspace: str,
+        key: bytes,
+        value: bytes | None,
+        *,
+        level: Consistency,
+        deadline: float,
+        done: Callable[["Write"], None],
+        expires_at_ms: int = 0,
+        version: bytes = b"",
+        tag: Any = None,
+    ) -> None:
+        self.keyspace = keyspace
+        self.key = key
+        self.value = value
+        self.level = level
+        self.deadline = deadline
+        self.done = done
+        self.expires_at_ms = expires_at_ms  # Unix milliseconds; 0: never
+        self.version = version  # given: the same write as an earlier one whose outcome is unknown
+        self.tag = tag
+        self.superseded = False
+        self.existed = False
+        self.error: DataError | None = None
+        self.acks = 0
+        self.state: Any = None
