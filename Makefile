@@ -1,0 +1,58 @@
+# Everything a developer types. `make help` lists it.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/bash
+PY := .venv/bin/python
+# What ruff and mypy look at, as far as it exists.
+CODE = $(wildcard buckets replicas sidecar control_plane tests bench scripts)
+
+.PHONY: help setup setup-dev run test peers lint format protos bench zookeeper lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/.installed-run: requirements.lock pyproject.toml scripts/setup.sh
+	@scripts/setup.sh run
+
+.venv/.installed-dev: requirements-dev.lock pyproject.toml scripts/setup.sh
+	@scripts/setup.sh dev
+
+setup: .venv/.installed-run ## install what `make run` needs into .venv
+	@:
+
+setup-dev: .venv/.installed-dev ## the same with the tools and what the tests need
+	@:
+
+run: setup ## start a local cluster: make run ARGS="--load cities --for 10 --exit"
+	@exec .venv/bin/dabba dev $(ARGS)
+
+test: setup-dev peers ## run every test: make test ARGS="tests/unit -k quorum"
+	@$(PY) -m pytest $(ARGS)
+
+peers: ## install the real servers and clients that the tests talk to (apt-get)
+	@scripts/install-peers.sh
+
+lint: setup-dev ## ruff, ruff format and mypy --strict
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy --strict $(CODE)
+
+format: setup-dev ## let ruff mend and format the code
+	@$(PY) -m ruff check --fix-only .
+	@$(PY) -m ruff format .
+
+protos: setup-dev ## generate the Python code of protos/**/*.proto
+	@$(PY) scripts/generate_protos.py
+
+bench: setup ## run the benchmarks: make bench ARGS="doors --json doors.json"
+	@exec $(PY) -m bench $(ARGS)
+
+zookeeper: ## start a ZooKeeper in the foreground: make zookeeper PORT=2181
+	@exec $(firstword $(wildcard $(PY)) python3) scripts/zookeeper.py $(if $(PORT),--port $(PORT))
+
+lock: ## renew the lock files from pyproject.toml (UPGRADE=1: newest versions)
+	@scripts/lock.sh
+
+clean: ## remove everything that was installed, built or cached here
+	@rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Renews both lock files from pyproject.toml: exact versions and hashes, for every supported Python and platform, and
+# without the address of the index they came from. UPGRADE=1 takes the newest versions; otherwise only what must change does.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ! command -v uv >/dev/null; then
+    printf 'lock: uv is missing. Install it (pip install uv), then run make lock again\n' >&2
+    exit 1
+fi
+
+compile() {
+    local output=$1
+    shift
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+        --no-header --no-emit-index-url ${UPGRADE:+--upgrade} --extra demo --group build "$@" --output-file "$output"
+}
+
+compile requirements.lock
+compile requirements-dev.lock --group dev --constraints requirements.lock
+
+if grep -nE '://|file:|--(extra-)?index|--find-links|@ /' requirements.lock requirements-dev.lock; then
+    printf 'lock: the lines above name an address or a path; lock files hold names, versions and hashes only\n' >&2
+    exit 1
+fi
+printf 'lock: requirements.lock and requirements-dev.lock are up to date\n'
