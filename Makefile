@@ -47,8 +47,8 @@ protos: setup-dev ## generate the Python code of protos/**/*.proto
 bench: setup ## run the benchmarks: make bench ARGS="doors --json doors.json"
 	@exec $(PY) -m bench $(ARGS)
 
-zookeeper: ## start a ZooKeeper in the foreground: make zookeeper PORT=2181
-	@exec $(firstword $(wildcard $(PY)) python3) scripts/zookeeper.py $(if $(PORT),--port $(PORT))
+zookeeper: setup peers ## start a ZooKeeper in the foreground: make zookeeper PORT=2181
+	@exec $(PY) scripts/zookeeper.py $(if $(PORT),--port $(PORT))
 
 lock: ## renew the lock files from pyproject.toml (UPGRADE=1: newest versions)
 	@scripts/lock.sh

@@ -3,7 +3,7 @@
     python scripts/generate_protos.py [--output FOLDER]
 
 For each `protos/dabbawala/v1/x.proto` four files come out: `x_pb2.py` and `x_pb2.pyi` (messages),
-`x_pb2_grpc.py` and `x_pb2_grpc.pyi` (stubs and servicers, typed). The .pyi are those of mypy-protobuf:
+`x_pb2_grpc.py` and `x_pb2_grpc.pyi` (stubs and servicers). The .pyi are those of mypy-protobuf:
 protoc's own do not pass mypy --strict. All are committed, so that nobody needs protoc to run
 Dabbawala; tests/unit/protos/test_generated.py fails when they are not what this script makes.
 """
