@@ -1,0 +1,80 @@
+"""The fence: what a replica knows of its own part in a bucket, and judges every operation by.
+
+    format(1) | epoch(8) | stage(1) | role(1) | incarnation(8) | purged_through(16) |
+    closed_through(16) | checksum(8)
+
+Big-endian; the checksum is the first 8 bytes of SHA-1 over the rest. The first 19 bytes are all
+that a map says about an owner: a read compares them with what it expects, and parses surprises.
+"""
+
+import enum
+import struct
+from dataclasses import dataclass
+from hashlib import sha1
+
+from buckets.bucket_map import Stage
+from replicas.version import ZERO_VERSION
+
+FORMAT = 1
+PREFIX_BYTES = 19
+FENCE_BYTES = 59
+
+_PREFIX = struct.Struct(">BQBBQ")
+_BODY = struct.Struct(">BQBBQ16s16s")
+_MAX_U64 = (1 << 64) - 1
+
+
+class Role(enum.IntEnum):
+    """What the replica is to the bucket."""
+
+    OWNER = 1
+    JOINING = 2  # takes writes, not complete yet: counts in no read
+    READ_REPLICA = 3  # follows the owners; never counts in a quorum
+    RELEASED = 4  # a gravestone: the map entry beside it names the successors
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """A replica's own view of one bucket.
+
+    Writes at or below `purged_through` to absent keys are refused (their tombstones are gone), and
+    all new versions at or below `closed_through`. Both are versions; ZERO_VERSION: nothing.
+    """
+
+    epoch: int
+    stage: Stage
+    role: Role
+    incarnation: int
+    purged_through: bytes = ZERO_VERSION
+    closed_through: bytes = ZERO_VERSION
+
+    @property
+    def prefix(self) -> bytes:
+        """The first 19 bytes: what a reader that knows the map expects to see."""
+        return fence_prefix(self.epoch, self.stage, self.role, self.incarnation)
+
+    def encode(self) -> bytes:
+        """The fence's 59 bytes. Raises ValueError when a field is out of its bounds."""
+        if not 0 < self.epoch <= _MAX_U64 or not 0 < self.incarnation <= _MAX_U64:
+            raise ValueError(f"epoch and incarnation must be within 1 and 2^64-1: {self}")
+        if len(self.purged_through) != 16 or len(self.closed_through) != 16:
+            raise ValueError(f"purged_through and closed_through are versions of 16 bytes: {self}")
+        body = self.prefix + self.purged_through + self.closed_through
+        return body + sha1(body).digest()[:8]
+
+
+def fence_prefix(epoch: int, stage: Stage, role: Role, incarnation: int) -> bytes:
+    """What the fence of an owner begins with when it agrees with the reader's map."""
+    return _PREFIX.pack(FORMAT, epoch, stage, role, incarnation)
+
+
+def decode_fence(raw: bytes) -> Fence | None:
+    """The fence in `raw`; None when its checksum or form is wrong: it is no answer."""
+    if len(raw) != FENCE_BYTES or sha1(raw[:-8]).digest()[:8] != raw[-8:]:
+        return None
+    form, epoch, stage, role, incarnation, purged, closed = _BODY.unpack_from(raw)
+    if form != FORMAT or not epoch or not incarnation:
+        return None
+    if not Stage.OLD <= stage <= Stage.NEW or not Role.OWNER <= role <= Role.RELEASED:
+        return None
+    return Fence(epoch, Stage(stage), Role(role), incarnation, purged, closed)
