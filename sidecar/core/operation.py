@@ -25,8 +25,8 @@ class Read:
         "keyspace",
         "level",
         "record",
-        "state",
         "tag",
+        "version",
     )
 
     def __init__(
@@ -46,9 +46,9 @@ class Read:
         self.done = done
         self.tag = tag  # the door's own
         self.record: Record | None = None  # live value only: never a tombstone, never expired
+        self.version = b""  # of the record read, a tombstone's too; empty: never written
         self.error: DataError | None = None
         self.acks = 0  # replicas that agreed
-        self.state: Any = None  # the coordinator's own
 
 
 class Write:
@@ -67,7 +67,7 @@ class Write:
         "key",
         "keyspace",
         "level",
-        "state",
+        "maybe_applied",
         "superseded",
         "tag",
         "value",
@@ -100,4 +100,4 @@ class Write:
         self.existed = False
         self.error: DataError | None = None
         self.acks = 0
-        self.state: Any = None
+        self.maybe_applied = False  # an attempt under an earlier epoch may have been

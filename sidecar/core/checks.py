@@ -1,0 +1,212 @@
+"""Refusals with a name: what is wrong, its bound, and what to do about it."""
+
+import difflib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
+from buckets.hashing import key_hash
+from replicas.record import MAX_TIME_MS
+from replicas.version import ZERO_VERSION, physical_ms
+from sidecar.core.operation import Read, Write
+from sidecar.core.route import Route
+from sidecar.errors import DataError, Fault, Outcome, Reason
+
+if TYPE_CHECKING:
+    from sidecar.core.read import ReadRun
+    from sidecar.core.write import WriteRun
+
+MAX_KEY_BYTES = 1024
+VERSION_BYTES = len(ZERO_VERSION)
+
+
+def key_error(key: bytes) -> DataError | None:
+    """None for a key of 1 to 1,024 bytes."""
+    if 0 < len(key) <= MAX_KEY_BYTES:
+        return None
+    what = "is empty" if not key else f"has {len(key)} bytes"
+    return DataError(
+        Reason.KEY_INVALID,
+        Fault.CALLER,
+        f"the key {what}; a key has 1 to {MAX_KEY_BYTES} bytes",
+        field="key",
+    )
+
+
+def write_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
+    """None for a write that the keyspace can take."""
+    if settings.mode is not Mode.TUNABLE:
+        return DataError(
+            Reason.MODE_UNSUPPORTED,
+            Fault.PRECONDITION,
+            f"keyspace {settings.name} is linearizable, which this version does not serve yet",
+            keyspace=settings.name,
+        )
+    return key_error(op.key) or _value_error(op, settings) or _version_error(op)
+
+
+def _value_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
+    if op.value is not None and len(op.value) > settings.max_value_bytes:
+        return DataError(
+            Reason.VALUE_TOO_LARGE,
+            Fault.CALLER,
+            f"the value has {len(op.value)} bytes; keyspace {settings.name} takes up to"
+            f" {settings.max_value_bytes}. Split it, or create a keyspace with a higher"
+            " max_value_bytes",
+            field="value",
+            keyspace=settings.name,
+        )
+    if not 0 <= op.expires_at_ms <= MAX_TIME_MS:
+        return DataError(
+            Reason.EXPIRY_INVALID,
+            Fault.CALLER,
+            f"expires_at_ms is {op.expires_at_ms}; it is Unix milliseconds from 1 to"
+            f" {MAX_TIME_MS}, or 0 for never",
+            field="expires_at_ms",
+        )
+    return None
+
+
+def _version_error(op: Write) -> DataError | None:
+    if not op.version:
+        return None
+    if len(op.version) != VERSION_BYTES or not physical_ms(op.version):
+        return DataError(
+            Reason.VERSION_INVALID,
+            Fault.CALLER,
+            f"retry_version has {len(op.version)} bytes; give the {VERSION_BYTES} bytes that the"
+            " attempt with the unknown outcome returned, or none for a new write",
+            field="retry_version",
+        )
+    return None
+
+
+def level_error(
+    level: Consistency, route: Route, levels: tuple[Consistency, ...], verb: str
+) -> DataError:
+    """Why `level` can not be had here."""
+    if level not in levels:
+        known = ", ".join(one.name for one in levels)
+        return DataError(
+            Reason.CONSISTENCY_INVALID,
+            Fault.CALLER,
+            f"consistency {level_name(level)} is not served for {verb}; use one of {known}",
+            field="consistency",
+            keyspace=route.keyspace,
+        )
+    zones = ", ".join(sorted(set(route.members.zones)))
+    return DataError(
+        Reason.NO_OWNER_IN_ZONE,
+        Fault.UNAVAILABLE,
+        f"{level.name} needs an owner in this sidecar's zone {route.zone}, and bucket"
+        f" {route.bucket} has owners only in {zones}. Use QUORUM or ONE, or give the keyspace a"
+        " replica in every zone",
+        field="consistency",
+        keyspace=route.keyspace,
+        bucket=route.bucket,
+        epoch=route.epoch,
+    )
+
+
+def level_name(level: int) -> str:
+    """The level's name, or its number when it has none."""
+    try:
+        return Consistency(level).name
+    except ValueError:
+        return str(level)
+
+
+def unknown_keyspace(name: str, known: list[str]) -> DataError:
+    """No such keyspace in the map."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"There are: {', '.join(known) or 'none'}."
+    return DataError(
+        Reason.KEYSPACE_UNKNOWN,
+        Fault.CALLER,
+        f"there is no keyspace {name[:64]!r}. {hint} Create one with: dabba keyspace create NAME",
+        field="keyspace",
+        keyspace=name[:64],
+    )
+
+
+def no_map() -> DataError:
+    """The sidecar has not received its first map."""
+    return DataError(
+        Reason.NO_MAP,
+        Fault.UNAVAILABLE,
+        "this sidecar has no map yet: no control plane has answered it and there is none on its"
+        " disk. Look at /ready on its admin address, and at: dabba sidecars",
+    )
+
+
+def overloaded(bound: int) -> DataError:
+    """Too many operations at once."""
+    return DataError(
+        Reason.OVERLOADED,
+        Fault.OVERLOADED,
+        f"{bound} operations are under way on this sidecar; nothing was sent. Repeat later",
+    )
+
+
+def epoch_timeout(op: Read | Write) -> DataError:
+    """Replicas know a later epoch, and it did not reach this sidecar in time."""
+    return DataError(
+        Reason.TIMEOUT,
+        Fault.TIMEOUT,
+        "the bucket has moved to a later epoch, and its map entry did not arrive before the"
+        " deadline",
+        keyspace=op.keyspace,
+    )
+
+
+def with_outcome(error: DataError, op: Read | Write) -> DataError:
+    """For a write: what a refusal before sending proves."""
+    if isinstance(op, Read) or error.outcome is not None:
+        return error
+    if op.maybe_applied:
+        return replace(error, outcome=Outcome.UNKNOWN, version=op.version)
+    return replace(error, outcome=Outcome.NOT_APPLIED)
+
+
+def replica_error(
+    run: "ReadRun | WriteRun",
+    reason: Reason,
+    fault: Fault,
+    message: str,
+    *,
+    outcome: Outcome | None = None,
+    version: bytes = b"",
+) -> DataError:
+    """An error of the replicas' making: names the bucket, and what each replica said."""
+    route = run.route
+    had = run.acked.bit_count()
+    needed = sum(need for _, need in run.needs)
+    return DataError(
+        reason,
+        fault,
+        f"{message} (bucket {route.bucket} of {route.keyspace}: {had} of {needed};"
+        f" {_what_each_said(run)}). Look at: dabba status",
+        outcome=outcome,
+        keyspace=route.keyspace,
+        bucket=route.bucket,
+        epoch=route.epoch,
+        acks_had=had,
+        acks_needed=needed,
+        version=version,
+    )
+
+
+def _what_each_said(run: "ReadRun | WriteRun") -> str:
+    said = []
+    for slot, peer in enumerate(run.route.peers):
+        if run.acked >> slot & 1:
+            answer = "answered"
+        else:
+            answer = run.whys.get(slot) or peer.explanation or "no answer yet"
+        said.append(f"{peer.node.id} {answer}")
+    return ", ".join(said)
+
+
+def hash_of(key: bytes) -> int:
+    """The hash that decides the key's bucket."""
+    return key_hash(key)

@@ -1,0 +1,405 @@
+"""The coordinator: takes operations from the doors, runs each over the replicas, answers each once.
+
+It owns the snapshot of the map, the clock of versions, and the sweep that ends what takes too long.
+It does no I/O of its own: links are handed in with the peers, and the shell calls `tick`.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace
+from buckets.topology import Node
+from replicas.record import Record
+from replicas.version import HybridClock
+from sidecar.core import checks
+from sidecar.core.counters import Counters
+from sidecar.core.fences import fence_refusal
+from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
+from sidecar.core.operation import Read, Write
+from sidecar.core.peer import Peer
+from sidecar.core.read import ReadRun
+from sidecar.core.route import Route, RoutingTable
+from sidecar.core.write import WriteRun
+from sidecar.errors import DataError, Fault, Outcome, Reason
+
+Run = ReadRun | WriteRun
+
+MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
+# A read that has waited this long asks one more replica, whatever it was waiting for.
+SLOW_READ_S = 0.1
+
+
+class Learner(Protocol):
+    """Takes map entries that replicas hand out with a refusal."""
+
+    def ask_map_entry(self, route: Route, slot: int) -> None:
+        """Read the bucket's entry kept beside the fence of the replica in `slot`."""
+
+    def learn(self, raw_entry: bytes) -> None:
+        """Adopt a newer entry (serialized BucketEntry) of one bucket."""
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where a key lives, as this sidecar sees it."""
+
+    keyspace: str
+    key_hash: int
+    route: Route
+    target: Peer | None
+    reason: str
+    map_revision: int
+    level: Consistency
+
+
+class Coordinator:
+    """The data path. All methods are called on the event loop's thread."""
+
+    def __init__(
+        self,
+        *,
+        zone: str,
+        clock: HybridClock,
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+        learner: Learner | None = None,
+        default_timeout_ms: int = 1000,
+    ) -> None:
+        self.zone = zone
+        self.clock = clock
+        self.default_timeout_ms = default_timeout_ms
+        self.counters = Counters()
+        self.peers: dict[int, Peer] = {}
+        self.map: BucketMap | None = None
+        self.health_age = 0
+        self.now = monotonic()
+        self.learner = learner
+        self._wall_ms = wall_ms
+        self._monotonic = monotonic
+        self._tables: dict[str, RoutingTable] = {}
+        self._young: list[Run] = []  # started since the last tick
+        self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
+        self._slow: deque[ReadRun] = deque()  # reads that outlived a tick, in order of start
+        self._parked: list[Read | Write] = []  # wait for a (newer) map
+        self._sequence = 0
+        self.active = 0
+
+    # --- the map
+
+    def adopt(self, bucket_map: BucketMap) -> tuple[list[Node], list[Node]]:
+        """Route by `bucket_map` from now on; returns the nodes (to connect to, to leave).
+
+        Operations under way finish under the epoch they began with, or begin again if it moved.
+        """
+        joined, left = self._adopt_nodes(bucket_map)
+        self.map = bucket_map
+        self._tables = {
+            name: RoutingTable(keyspace, self._make_route)
+            for name, keyspace in bucket_map.keyspaces.items()
+        }
+        self.health_age += 1
+        parked, self._parked = self._parked, []
+        for op in parked:
+            self._again(op)
+        return joined, left
+
+    def _adopt_nodes(self, bucket_map: BucketMap) -> tuple[list[Node], list[Node]]:
+        joined, left = [], []
+        for number, node in bucket_map.nodes.items():
+            peer = self.peers.get(number)
+            if peer is None:
+                self.peers[number] = Peer(node)
+                joined.append(node)
+            else:
+                if peer.node.address != node.address:
+                    left.append(peer.node)
+                    joined.append(node)
+                peer.adopt(node)
+        gone = [number for number in self.peers if number not in bucket_map.nodes]
+        left += [self.peers.pop(number).node for number in gone]
+        return joined, left
+
+    def _make_route(self, keyspace: Keyspace, bucket: Bucket) -> Route:
+        return Route(keyspace, bucket, self.peers, self.zone)
+
+    def epoch_moved(self, route: Route) -> bool:
+        """Whether the map has gone on to another epoch of the bucket since `route` was made."""
+        table = self._tables.get(route.keyspace)
+        return table is None or table.epoch_of(route.bucket) != route.epoch
+
+    def health_changed(self) -> None:
+        """A link came or went: choose the replicas to read anew."""
+        self.health_age += 1
+
+    # --- operations
+
+    def read(self, op: Read) -> None:
+        """Run a read; `op.done` is called once, perhaps before this returns."""
+        table = self._tables.get(op.keyspace)
+        if table is None:
+            self._without_table(op)
+            return
+        error = checks.key_error(op.key)
+        if error is None and self.active >= MAX_ACTIVE:
+            error = checks.overloaded(MAX_ACTIVE)
+        if error is not None:
+            self._reject(op, error)
+            return
+        if op.level == Consistency.UNSPECIFIED:
+            op.level = table.keyspace.settings.read_consistency
+        route = table.route(op.key)
+        groups = route.needs_of_read(op.level) if op.level in READ_LEVELS else None
+        if groups is None:
+            self._reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
+            return
+        self.counters.reads += 1
+        self.now = self._monotonic()
+        run = ReadRun(self, op, route, groups)
+        self.active += 1
+        self._young.append(run)
+        run.start()
+
+    def write(self, op: Write) -> None:
+        """Run a put or a delete; `op.done` is called once, perhaps before this returns."""
+        table = self._tables.get(op.keyspace)
+        if table is None:
+            self._without_table(op)
+            return
+        settings = table.keyspace.settings
+        error = checks.write_error(op, settings)
+        if error is None and self.active >= MAX_ACTIVE:
+            error = checks.overloaded(MAX_ACTIVE)
+        if error is not None:
+            self._reject(op, error)
+            return
+        if op.level == Consistency.UNSPECIFIED:
+            op.level = settings.write_consistency
+        route = table.route(op.key)
+        groups = route.needs_of_write(op.level) if op.level in WRITE_LEVELS else None
+        if groups is None:
+            self._reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
+            return
+        if not op.version:
+            op.version = self.clock.next(self._wall_ms())
+        self.counters.writes += 1
+        self.now = self._monotonic()
+        run = WriteRun(self, op, route, groups)
+        self.active += 1
+        self._young.append(run)
+        run.start()
+
+    def cancel(self, op: Read | Write) -> None:
+        """Nobody waits for `op` any more: its end will be quiet. What was sent is not undone."""
+        op.done = _nobody
+
+    def locate(self, keyspace: str, key: bytes, level: Consistency) -> Location | DataError:
+        """Where `key` lives and which replica a read at `level` would take first."""
+        table = self._tables.get(keyspace)
+        error = self._unknown(keyspace) if table is None else checks.key_error(key)
+        if error is not None or table is None:
+            return error or checks.no_map()
+        level = level or table.keyspace.settings.read_consistency
+        route = table.route(key)
+        groups = route.needs_of_read(level) if level in READ_LEVELS else None
+        if groups is None:
+            return checks.level_error(level, route, READ_LEVELS, "reads")
+        slots = route.first_to_read(level, groups, self.health_age)
+        target = route.peers[slots[0]] if slots else None
+        revision = self.map.revision if self.map is not None else 0
+        return Location(
+            keyspace,
+            checks.hash_of(key),
+            route,
+            target,
+            self._why(target),
+            revision,
+            level,
+        )
+
+    def _why(self, target: Peer | None) -> str:
+        if target is None:
+            return "no owner can be reached"
+        latency = f"{target.latency_s * 1000:.2f} ms"
+        if target.node.zone == self.zone:
+            return f"in this sidecar's zone {self.zone}, answers in {latency}"
+        return f"no reachable owner in zone {self.zone}; the fastest elsewhere, {latency}"
+
+    def keyspace_for_db(self, db: int) -> str | None:
+        """The keyspace that `SELECT db` names."""
+        if self.map is None:
+            return None
+        keyspace = self.map.keyspace_by_db.get(db)
+        return keyspace.settings.name if keyspace is not None else None
+
+    def keyspace_names(self) -> list[str]:
+        """All keyspaces of the present map."""
+        return sorted(self._tables)
+
+    # --- ends (called by the runs)
+
+    def finish_read(self, run: ReadRun, record: Record | None) -> None:
+        """Answer a read with a record (None: never written)."""
+        op = run.op
+        if op is None:
+            return
+        run.op = None
+        self.active -= 1
+        if record is not None:
+            op.version = record.version
+            self.clock.merge(record.version)
+            if record.flags and not record.live(self._wall_ms()):
+                record = None  # a tombstone, or expired: reads as absent
+        op.record = record
+        op.done(op)
+
+    def fail_read(self, run: ReadRun, reason: Reason, fault: Fault, message: str) -> None:
+        """Answer a read with an error."""
+        op = run.op
+        if op is None:
+            return
+        run.op = None
+        self.active -= 1
+        op.record = None
+        op.error = checks.replica_error(run, reason, fault, message)
+        self.counters.failed(op.error)
+        op.done(op)
+
+    def finish_write(self, run: WriteRun) -> None:
+        """Answer a write with OK."""
+        op = run.op
+        if op is None:
+            return
+        run.op = None
+        self.active -= 1
+        op.done(op)
+
+    def fail_write(
+        self, run: WriteRun, reason: Reason, fault: Fault, outcome: Outcome, message: str
+    ) -> None:
+        """Answer a write with an error and its outcome."""
+        op = run.op
+        if op is None:
+            return
+        run.op = None
+        self.active -= 1
+        version = op.version if outcome is Outcome.UNKNOWN else b""
+        op.error = checks.replica_error(
+            run, reason, fault, message, outcome=outcome, version=version
+        )
+        self.counters.failed(op.error)
+        op.done(op)
+
+    # --- epochs
+
+    def fence_refusal(self, route: Route, slot: int, raw_fence: bytes | None) -> tuple[str, bool]:
+        """Why a fence does not let its replica answer, and whether it is of a later epoch."""
+        why, newer = fence_refusal(route, slot, raw_fence)
+        self.counters.fence_refusals += 1
+        if newer and self.learner is not None and not route.learning:
+            route.learning = True
+            self.learner.ask_map_entry(route, slot)
+        return why, newer
+
+    def learn(self, route: Route, raw_fence: object, raw_entry: object) -> None:
+        """A write was refused as of an old epoch; the refusal carried the present entry."""
+        self.counters.fence_refusals += 1
+        if self.learner is not None and isinstance(raw_entry, bytes):
+            self.learner.learn(raw_entry)
+
+    def park(self, run: Run) -> None:
+        """The replicas know a later epoch: wait for it, up to the deadline."""
+        op = self._abandon(run)
+        if op is None:
+            return
+        if self.epoch_moved(run.route):
+            self._again(op)
+        else:
+            self._parked.append(op)
+
+    def restart(self, run: Run) -> None:
+        """The epoch moved while the operation was under way: run it under the present one."""
+        op = self._abandon(run)
+        if op is not None:
+            self.counters.restarts += 1
+            self._again(op)
+
+    def _abandon(self, run: Run) -> Read | Write | None:
+        op = run.op
+        if op is None:
+            return None
+        if isinstance(run, WriteRun) and isinstance(op, Write):
+            op.maybe_applied = run.outcome() is Outcome.UNKNOWN
+        run.op = None
+        self.active -= 1
+        return op
+
+    def _again(self, op: Read | Write) -> None:
+        if isinstance(op, Read):
+            op.record = None
+            self.read(op)
+        else:
+            op.superseded = op.existed = False
+            self.write(op)
+
+    # --- time
+
+    def tick(self) -> None:
+        """Called every few milliseconds: ends what is overdue, wakes what is slow.
+
+        Only operations that outlive a tick pay for being sorted by deadline.
+        """
+        self.now = now = self._monotonic()
+        young, self._young = self._young, []
+        for run in young:
+            if run.op is not None:
+                self._sequence += 1
+                heapq.heappush(self._old, (run.op.deadline, self._sequence, run))
+                if type(run) is ReadRun:
+                    self._slow.append(run)
+        old = self._old
+        while old and (old[0][2].op is None or old[0][0] <= now):
+            heapq.heappop(old)[2].timed_out()
+        self._hurry_slow(now)
+        self._sweep_parked(now)
+
+    def _hurry_slow(self, now: float) -> None:
+        slow = self._slow
+        while slow and (slow[0].op is None or now - slow[0].sent_at > SLOW_READ_S):
+            slow.popleft().hurry()
+
+    def _sweep_parked(self, now: float) -> None:
+        if not self._parked:
+            return
+        overdue = [op for op in self._parked if op.deadline <= now]
+        self._parked = [op for op in self._parked if op.deadline > now]
+        for op in overdue:
+            known = op.keyspace in self._tables
+            self._reject(op, checks.epoch_timeout(op) if known else self._unknown(op.keyspace))
+
+    # --- refusals before anything is sent
+
+    def _unknown(self, keyspace: str) -> DataError:
+        if self.map is None:
+            return checks.no_map()
+        return checks.unknown_keyspace(keyspace, self.keyspace_names())
+
+    def _without_table(self, op: Read | Write) -> None:
+        """No map yet: wait for it up to the deadline. A map without the keyspace: say so."""
+        if self.map is not None:
+            self._reject(op, self._unknown(op.keyspace))
+        elif len(self._parked) >= MAX_ACTIVE:
+            self._reject(op, checks.overloaded(MAX_ACTIVE))
+        else:
+            self._parked.append(op)
+
+    def _reject(self, op: Read | Write, error: DataError) -> None:
+        op.error = checks.with_outcome(error, op)
+        self.counters.failed(error)
+        op.done(op)
+
+
+def _nobody(op: object) -> None:
+    """The `done` of a cancelled operation."""

@@ -1,0 +1,60 @@
+"""Plain integers of the data path, read by the metrics; an increment costs 30 ns."""
+
+from sidecar.errors import DataError, Outcome, Reason
+
+LATENCY_BUCKETS = 24  # powers of two of microseconds: bucket i holds less than 2^i us
+
+
+class LatencyHistogram:
+    """Counts by powers of two of microseconds: up to 8 s, wide enough to see a shape."""
+
+    __slots__ = ("counts", "total_s")
+
+    def __init__(self) -> None:
+        self.counts = [0] * LATENCY_BUCKETS
+        self.total_s = 0.0
+
+    def observe(self, latency_s: float) -> None:
+        """Count one latency in seconds."""
+        bucket = int(latency_s * 1_000_000).bit_length()
+        self.counts[bucket if bucket < LATENCY_BUCKETS else -1] += 1
+        self.total_s += latency_s
+
+
+class Counters:
+    """What happened since the process started."""
+
+    __slots__ = (
+        "corrupt_records",
+        "errors",
+        "fence_refusals",
+        "not_applied",
+        "read_repairs",
+        "reads",
+        "reads_divergent",
+        "reads_hurried",
+        "restarts",
+        "unknown",
+        "writes",
+    )
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.writes = 0
+        self.reads_divergent = 0  # replicas differed
+        self.reads_hurried = 0  # asked one more replica because one was slow
+        self.read_repairs = 0
+        self.corrupt_records = 0
+        self.fence_refusals = 0
+        self.restarts = 0  # the epoch moved while the operation was under way
+        self.not_applied = 0
+        self.unknown = 0
+        self.errors: dict[Reason, int] = dict.fromkeys(Reason, 0)
+
+    def failed(self, error: DataError) -> None:
+        """Count one operation's error."""
+        self.errors[error.reason] += 1
+        if error.outcome is Outcome.UNKNOWN:
+            self.unknown += 1
+        elif error.outcome is Outcome.NOT_APPLIED:
+            self.not_applied += 1

@@ -1,0 +1,97 @@
+"""A node as this sidecar sees it: its link, whether its life is trusted, how fast it answers."""
+
+from typing import Protocol
+
+from buckets.topology import Node, NodeState
+from replicas.link import ReplySink
+
+LATENCY_SMOOTHING = 0.1  # weight of the newest sample in the moving average
+
+
+class PeerLink(Protocol):
+    """What the core needs of a connection to a replica; the simulator brings its own."""
+
+    def send(self, command: bytes, sink: ReplySink, slot: int) -> bool:
+        """Queue a command; False when the link is closed or full: then nothing was sent."""
+
+
+class Peer:
+    """Mutable view of one node. `counts` decides everything: may its answers form a quorum?
+
+    A connection belongs to one life of the server, checked by `run_id` when it was made; an answer
+    counts only if the map trusts that life. A restarted server is another life until the control
+    plane says otherwise, so nothing of a forgetful replica is ever added up.
+    """
+
+    __slots__ = (
+        "connecting_since",
+        "counts",
+        "errors",
+        "last_error",
+        "latency_s",
+        "life",
+        "link",
+        "node",
+        "reads",
+        "writes",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.link: PeerLink | None = None
+        self.life = b""  # run_id seen on the present connection
+        self.counts = False
+        self.latency_s = 0.0
+        self.reads = 0
+        self.writes = 0
+        self.errors = 0
+        self.last_error = "not connected yet"
+        self.connecting_since = 0.0
+
+    def connected(self, link: PeerLink, life: bytes) -> None:
+        """A checked connection to the life `life` stands."""
+        self.link = link
+        self.life = life
+        self.judge()
+
+    def disconnected(self, why: str) -> None:
+        """The connection is gone, with the life it belonged to."""
+        self.link = None
+        self.life = b""
+        self.last_error = why
+        self.judge()
+
+    def adopt(self, node: Node) -> None:
+        """The map says something new of the node."""
+        self.node = node
+        self.judge()
+
+    def judge(self) -> None:
+        """Decide again whether answers of this node count."""
+        self.counts = (
+            self.link is not None
+            and self.node.state is not NodeState.SUSPECT
+            and self.life == self.node.run_id
+        )
+
+    def observe(self, latency_s: float) -> None:
+        """Fold one answer's latency into the moving average."""
+        self.latency_s += LATENCY_SMOOTHING * (latency_s - self.latency_s)
+
+    @property
+    def health(self) -> str:
+        """One word for people: connected, suspect or unreachable."""
+        if self.link is None:
+            return "unreachable"
+        return "connected" if self.counts else "suspect"
+
+    @property
+    def explanation(self) -> str:
+        """Why its answers do not count; empty when they do."""
+        if self.link is None:
+            return self.last_error
+        if self.node.state is NodeState.SUSPECT:
+            return self.node.reason or "suspect: its data is not trusted"
+        if self.life != self.node.run_id:
+            return "restarted: this life of the server is not trusted yet"
+        return ""

@@ -1,0 +1,249 @@
+"""One read from its first request to its answer.
+
+The replicas that the level needs are asked at once; one that fails is replaced by another. When
+all that answered agree, the answer is theirs. When they differ, a read at QUORUM or above *settles*:
+the newest version is first written to enough replicas, read or not, that every majority a write
+needs holds it. Repairing only the replicas that were read lets a later reader go back in time.
+"""
+
+from typing import TYPE_CHECKING
+
+from replicas.commands import read_command
+from replicas.layout import user_field
+from replicas.link import Link
+from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
+from replicas.record import Record, decode_record
+from sidecar.core.levels import SETTLING_LEVELS
+from sidecar.core.operation import Read
+from sidecar.core.repair import RepairRun
+from sidecar.core.route import Route
+from sidecar.errors import Fault, Reason
+
+if TYPE_CHECKING:
+    from sidecar.core.coordinator import Coordinator
+
+_NEVER_WRITTEN = b""  # orders below every record
+
+
+class ReadRun:
+    """The state of one read; the sink of its replicas' replies."""
+
+    __slots__ = (
+        "acked",
+        "asked",
+        "core",
+        "disagree",
+        "failed",
+        "field",
+        "needs",
+        "op",
+        "raws",
+        "route",
+        "sent_at",
+        "stale",
+        "whys",
+    )
+
+    def __init__(self, core: "Coordinator", op: Read, route: Route, read_needs: Needs) -> None:
+        self.core = core
+        self.op: Read | None = op
+        self.route = route
+        self.needs = read_needs
+        self.field = user_field(op.key)
+        self.asked = 0
+        self.acked = 0
+        self.failed = 0
+        self.raws: list[tuple[int, bytes | None]] = []
+        self.disagree = False
+        self.stale = False  # a replica is fenced at a later epoch than ours
+        self.whys: dict[int, str] = {}
+        self.sent_at = core.now
+
+    def start(self) -> None:
+        """Ask as many replicas as the level needs, the best first."""
+        op = self.op
+        if op is None:
+            return
+        self.failed = ~self.route.countable()
+        for slot in self.route.first_to_read(op.level, self.needs, self.core.health_age):
+            self._ask(slot)
+        self._judge()
+
+    def _ask(self, slot: int) -> None:
+        self.asked |= 1 << slot
+        peer = self.route.peers[slot]
+        link = peer.link
+        if (
+            link is not None
+            and peer.counts
+            and link.send(read_command(self.route.read_head, self.field), self, slot)
+        ):
+            peer.reads += 1
+        else:
+            self._no_answer(slot, peer.explanation or "its connection is full")
+
+    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+        """A replica answered `HMGET data fence key`."""
+        if self.op is None:
+            return
+        if type(reply) is not list:
+            self._no_answer(slot, str(reply))
+        else:
+            fence, raw = reply
+            known = fence is not None and fence == self.route.known_fences[slot]
+            if known or self.route.fence_is_good(slot, fence):
+                self._take(slot, raw)
+            else:
+                self._refused(slot, fence)
+        self._judge()
+
+    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+        """The connection broke before the answer."""
+        if self.op is not None:
+            self._no_answer(slot, "its connection broke")
+            self._judge()
+
+    def _take(self, slot: int, raw: bytes | None) -> None:
+        raws = self.raws
+        if raws:
+            # Equal bytes need not be decoded again: the usual second reply of a quorum.
+            if raw != raws[0][1]:
+                if raw is not None and decode_record(raw) is None:
+                    self._corrupt(slot)
+                    return
+                self.disagree = True
+        elif raw is not None:
+            record = decode_record(raw)
+            if record is None:
+                self._corrupt(slot)
+                return
+            if self.op is not None:
+                self.op.record = record
+        raws.append((slot, raw))
+        self.acked |= 1 << slot
+
+    def _corrupt(self, slot: int) -> None:
+        self.core.counters.corrupt_records += 1
+        self._no_answer(slot, "its record fails the checksum")
+
+    def _refused(self, slot: int, raw_fence: bytes | None) -> None:
+        why, newer = self.core.fence_refusal(self.route, slot, raw_fence)
+        self.stale = self.stale or newer
+        self._no_answer(slot, why)
+
+    def _no_answer(self, slot: int, why: str) -> None:
+        self.failed |= 1 << slot
+        self.whys[slot] = why
+        self.route.peers[slot].errors += 1
+
+    def _judge(self) -> None:
+        if self.op is None:
+            return
+        verdict = tally(self.needs, self.acked, self.failed)
+        if verdict == REACHED:
+            self._reached()
+        elif verdict == IMPOSSIBLE:
+            self._impossible()
+        elif self.asked & ~self.acked & ~self.failed == 0 or self._short_of_asked():
+            self._ask_another()
+
+    def _short_of_asked(self) -> bool:
+        """Whether even answers from all that were asked would not be enough."""
+        return tally(self.needs, self.asked & ~self.failed, self.failed) != REACHED
+
+    def hurry(self) -> None:
+        """Slow: have one more replica asked while the others are still awaited."""
+        if self.op is not None and tally(self.needs, self.acked, self.failed) == PENDING:
+            slot = self.route.next_to_read(self.asked, self.needs, self.acked)
+            if slot >= 0:
+                self.core.counters.reads_hurried += 1
+                self._ask(slot)
+                self._judge()
+
+    def _ask_another(self) -> None:
+        """Ask the next best replica, in place of one that failed or is slow."""
+        slot = self.route.next_to_read(self.asked, self.needs, self.acked)
+        if slot >= 0:
+            self._ask(slot)
+            self._judge()
+        elif self.asked & ~self.acked & ~self.failed == 0:
+            self._impossible()
+
+    def _reached(self) -> None:
+        op = self.op
+        if op is None:
+            return
+        if self.core.epoch_moved(self.route):
+            self.core.restart(self)
+            return
+        op.acks = self.acked.bit_count()
+        if not self.disagree:
+            self.core.finish_read(self, op.record)
+            return
+        self._settle(op)
+
+    def _settle(self, op: Read) -> None:
+        """Replies differ: bring the newest version to the others, before or after the answer."""
+        best, holders = self._newest()
+        self.core.counters.reads_divergent += 1
+        behind = self.acked & ~holders
+        before_answer = op.level in SETTLING_LEVELS
+        op.record = best
+        repair = RepairRun(self.core, self.route, self.field, best, holders=holders)
+        if before_answer:
+            repair.settle(behind, self)
+        else:
+            self.core.finish_read(self, best)
+            repair.mend(behind)
+
+    def _newest(self) -> tuple[Record | None, int]:
+        """The newest record among the replies, and the mask of replicas that hold it."""
+        best: Record | None = None
+        order = _NEVER_WRITTEN
+        holders = 0
+        for slot, raw in self.raws:
+            record = decode_record(raw) if raw is not None else None
+            its_order = record.order if record is not None else _NEVER_WRITTEN
+            if its_order > order:
+                best, order, holders = record, its_order, 1 << slot
+            elif its_order == order:
+                holders |= 1 << slot
+        return best, holders
+
+    def settled(self, record: Record) -> None:
+        """The newest version stands on every majority that matters."""
+        if self.op is None:
+            return
+        if self.core.epoch_moved(self.route):
+            self.core.restart(self)
+        else:
+            self.core.finish_read(self, record)
+
+    def not_settled(self, why: str) -> None:
+        """Too few replicas are left to hold the newest version: no answer is safe."""
+        self.core.fail_read(
+            self,
+            Reason.REPLICAS_DISAGREE,
+            Fault.UNAVAILABLE,
+            f"the replicas differ and the newest version could not be settled on a majority: {why}",
+        )
+
+    def _impossible(self) -> None:
+        if self.stale:
+            self.core.park(self)
+            return
+        self.core.fail_read(
+            self,
+            Reason.NOT_ENOUGH_REPLICAS,
+            Fault.UNAVAILABLE,
+            "not enough replicas can answer",
+        )
+
+    def timed_out(self) -> None:
+        """The deadline passed."""
+        self.core.fail_read(
+            self,
+            Reason.TIMEOUT,
+            Fault.TIMEOUT,
+            "the deadline passed before enough replicas answered",
+        )

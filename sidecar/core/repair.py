@@ -1,0 +1,117 @@
+"""Write a version that was read back to replicas that lack it, under its own version.
+
+*Settling* holds an answer back until the version stands on every majority that a write needs; a
+repair that fails is replaced by another replica. *Mending* follows an answer and waits for nobody.
+"""
+
+from typing import TYPE_CHECKING, Protocol
+
+from replicas.commands import write_command
+from replicas.link import Link
+from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
+from replicas.record import Record
+from sidecar.core.route import Route
+
+if TYPE_CHECKING:
+    from sidecar.core.coordinator import Coordinator
+
+
+class Settler(Protocol):
+    """Who waits for a version to be settled."""
+
+    def settled(self, record: Record) -> None:
+        """It stands on every majority that matters."""
+
+    def not_settled(self, why: str) -> None:
+        """It can not be brought there now."""
+
+
+class RepairRun:
+    """One version being written back; the sink of the replicas' acknowledgements."""
+
+    __slots__ = ("core", "failed", "field", "holders", "needs", "record", "route", "sent", "waiter")
+
+    def __init__(
+        self,
+        core: "Coordinator",
+        route: Route,
+        field: bytes,
+        record: Record | None,
+        *,
+        holders: int,
+    ) -> None:
+        self.core = core
+        self.route = route
+        self.field = field
+        self.record = record
+        self.holders = holders
+        self.sent = 0
+        self.failed = 0
+        self.needs: Needs = route.settle_needs()
+        self.waiter: Settler | None = None
+
+    def settle(self, behind: int, waiter: Settler) -> None:
+        """Write to the replicas in the mask `behind`, and to others until majorities hold it."""
+        self.waiter = waiter
+        self.failed = ~self.route.countable() & ~self.holders
+        self.mend(behind)
+        self._judge()
+
+    def mend(self, behind: int) -> None:
+        """Write to the replicas in the mask `behind`."""
+        for slot in range(len(self.route.peers)):
+            if behind >> slot & 1:
+                self._write(slot)
+
+    def _write(self, slot: int) -> None:
+        self.sent |= 1 << slot
+        link = self.route.peers[slot].link
+        if self.record is None or link is None:
+            self.failed |= 1 << slot
+            return
+        command = write_command(self.route.write_heads[slot], self.field, self.record.raw)
+        if link.send(command, self, slot):
+            self.core.counters.read_repairs += 1
+        else:
+            self.failed |= 1 << slot
+
+    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+        """Applied, or superseded by something newer still: either way nothing older is left."""
+        if type(reply) is int and self.route.peers[slot].link is link:
+            self.holders |= 1 << slot
+        else:
+            self.failed |= 1 << slot
+        self._judge()
+
+    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+        """The connection broke before the acknowledgement."""
+        self.failed |= 1 << slot
+        self._judge()
+
+    def _judge(self) -> None:
+        if self.waiter is None:
+            return
+        verdict = tally(self.needs, self.holders, self.failed & ~self.holders)
+        if verdict == IMPOSSIBLE:
+            waiter, self.waiter = self.waiter, None
+            waiter.not_settled("too few of its owners can be reached")
+        elif verdict == REACHED:
+            self._settled()
+        else:
+            self._replace_failed()
+
+    def _settled(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None and self.record is not None:
+            waiter.settled(self.record)
+
+    def _replace_failed(self) -> None:
+        """Write to one more replica when those under way would not be enough."""
+        hoped = self.holders | (self.sent & ~self.failed)
+        if tally(self.needs, hoped, self.failed & ~self.holders) == REACHED:
+            return
+        for slot, peer in enumerate(self.route.peers):
+            if not (hoped | self.failed) >> slot & 1 and peer.counts:
+                self._write(slot)
+                self._judge()
+                return

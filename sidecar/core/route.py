@@ -1,0 +1,213 @@
+"""Where the requests of one bucket go, as one map snapshot says: computed once, used by all.
+
+A route belongs to one epoch of one bucket. Everything that depends only on that (names on the
+server, the groups of each level) is computed when first asked for and kept; the order in which
+replicas are read follows health and latency and is renewed a few times a second.
+"""
+
+import itertools
+from collections.abc import Callable
+
+from buckets.bucket_map import Bucket, Consistency, Keyspace, Stage
+from buckets.hashing import key_hash
+from replicas.commands import read_head, write_head
+from replicas.fence import Role, decode_fence
+from replicas.layout import bucket_keys
+from replicas.quorum import Needs, smallest_set
+from sidecar.core.levels import Members, needs
+from sidecar.core.peer import Peer
+
+# Latencies within this factor are the same: load is spread over such replicas in turn.
+SIMILAR_LATENCY = 2.0
+FLOOR_LATENCY_S = 0.001
+MAX_ORDERS = 6
+
+
+class Route:
+    """One bucket's replicas and how to ask them. Not frozen: it keeps what it learnt."""
+
+    __slots__ = (
+        "bucket",
+        "epoch",
+        "keyspace",
+        "known_fences",
+        "learning",
+        "members",
+        "orders",
+        "orders_age",
+        "peers",
+        "plans",
+        "read_head",
+        "read_needs",
+        "settings",
+        "turn",
+        "write_heads",
+        "write_needs",
+        "zone",
+    )
+
+    def __init__(
+        self, keyspace: Keyspace, bucket: Bucket, peers: dict[int, Peer], zone: str
+    ) -> None:
+        self.keyspace = keyspace.settings.name
+        self.settings = keyspace.settings
+        self.bucket = bucket.id
+        self.epoch = bucket.epoch
+        self.zone = zone
+        self.members = Members.of(bucket, {n: peer.node.zone for n, peer in peers.items()})
+        self.peers = tuple(peers[owner.node] for owner in self.members.slots)
+        # Fence bytes that were already judged good, one a slot: the hot path compares bytes.
+        self.known_fences: list[bytes | None] = [None] * len(self.peers)
+        keys = bucket_keys(self.keyspace, bucket.id)
+        self.read_head = read_head(keys)
+        self.write_heads = tuple(
+            write_head(
+                keys,
+                epoch=bucket.epoch,
+                incarnation=owner.incarnation,
+                max_skew_ms=self.settings.max_skew_ms,
+                log_bytes=self.settings.log_bytes_per_bucket,
+            )
+            for owner in self.members.slots
+        )
+        self.write_needs: dict[Consistency, Needs | None] = {}
+        self.read_needs: dict[Consistency, Needs | None] = {}
+        self.orders: tuple[tuple[int, ...], ...] = ()
+        self.orders_age = -1
+        self.plans: dict[Consistency, tuple[tuple[int, ...], ...]] = {}
+        self.turn = 0
+        self.learning = False
+
+    @property
+    def stage(self) -> Stage:
+        """The stage of the bucket's move."""
+        return self.members.stage
+
+    def needs_of_write(self, level: Consistency) -> Needs | None:
+        """Groups that must acknowledge a write; None: no owner in this zone."""
+        if level not in self.write_needs:
+            sets = self.members.write_sets()
+            self.write_needs[level] = needs(self.members, sets, level, self.zone)
+        return self.write_needs[level]
+
+    def needs_of_read(self, level: Consistency) -> Needs | None:
+        """Groups that must answer a read; None: no owner in this zone."""
+        if level not in self.read_needs:
+            sets = self.members.read_sets()
+            self.read_needs[level] = needs(self.members, sets, level, self.zone)
+        return self.read_needs[level]
+
+    def settle_needs(self) -> Needs:
+        """The majorities on which a version must stand before a settling read may answer it."""
+        settled = self.needs_of_write(Consistency.QUORUM)
+        if settled is None:
+            raise AssertionError("QUORUM always has members")
+        return settled
+
+    def fence_is_good(self, slot: int, raw: bytes | None) -> bool:
+        """Whether a fence just read lets the record beside it count; keeps the bytes if so."""
+        fence = decode_fence(raw) if raw is not None else None
+        owner = self.members.slots[slot]
+        if fence is None or fence.role is not Role.OWNER or fence.incarnation != owner.incarnation:
+            return False
+        if fence.epoch > self.epoch:
+            return False
+        self.known_fences[slot] = raw
+        return True
+
+    def countable(self) -> int:
+        """Mask of the slots whose answers may form a quorum now."""
+        mask = 0
+        bit = 1
+        for peer in self.peers:
+            if peer.counts:
+                mask |= bit
+            bit <<= 1
+        return mask
+
+    def first_to_read(self, level: Consistency, read_groups: Needs, age: int) -> tuple[int, ...]:
+        """Slots to ask first for a read at `level`, rotating over replicas that are equally good.
+
+        `age` is a number that changes when health or latency changed enough to choose again.
+        """
+        if age != self.orders_age:
+            self.orders = self._read_orders()
+            self.plans.clear()
+            self.orders_age = age
+        plan = self.plans.get(level)
+        if plan is None:
+            chosen = (smallest_set(read_groups, order) for order in self.orders)
+            plan = tuple(
+                _slots(mask, order) for mask, order in zip(chosen, self.orders, strict=True)
+            )
+            self.plans[level] = plan
+        self.turn += 1
+        return plan[self.turn % len(plan)]
+
+    def next_to_read(self, asked: int, groups: Needs, acked: int) -> int:
+        """The best countable slot not asked yet that an unmet group has as a member; -1: none."""
+        order = self.orders[self.turn % len(self.orders)]
+        for slot in order:
+            if asked >> slot & 1 or not self.peers[slot].counts:
+                continue
+            if any(m >> slot & 1 and (acked & m).bit_count() < n for m, n in groups):
+                return slot
+        return -1
+
+    def _read_orders(self) -> tuple[tuple[int, ...], ...]:
+        """Own zone first, then by latency; permutations where latencies are alike."""
+        ranked: dict[tuple[bool, int, int], list[int]] = {}
+        for slot, peer in enumerate(self.peers):
+            if peer.counts:
+                foreign = int(peer.node.zone != self.zone)
+                ranked.setdefault((False, foreign, _latency_class(peer.latency_s)), []).append(slot)
+        groups = [ranked[rank] for rank in sorted(ranked)]
+        permuted = [list(itertools.permutations(group)) for group in groups]
+        orders = itertools.islice(itertools.product(*permuted), MAX_ORDERS)
+        return tuple(tuple(itertools.chain(*parts)) for parts in orders) or ((),)
+
+
+def _latency_class(latency_s: float) -> int:
+    level = 0
+    while latency_s > FLOOR_LATENCY_S:
+        latency_s /= SIMILAR_LATENCY
+        level += 1
+    return level
+
+
+def _slots(mask: int, order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(slot for slot in order if mask >> slot & 1)
+
+
+class RoutingTable:
+    """The routes of one map snapshot, made when a bucket is first asked for."""
+
+    __slots__ = ("_keyspace", "_make", "_routes", "shift")
+
+    def __init__(self, keyspace: Keyspace, make: Callable[[Keyspace, Bucket], Route]) -> None:
+        self._keyspace = keyspace
+        self._make = make
+        self._routes: list[Route | None] = [None] * len(keyspace.buckets)
+        self.shift = keyspace.shift
+
+    def route(self, key: bytes) -> Route:
+        """The route of the bucket that `key` hashes to."""
+        bucket = key_hash(key) >> self.shift
+        return self._routes[bucket] or self.route_of(bucket)
+
+    def route_of(self, bucket: int) -> Route:
+        """The route of a bucket by its id."""
+        route = self._routes[bucket]
+        if route is None:
+            route = self._make(self._keyspace, self._keyspace.buckets[bucket])
+            self._routes[bucket] = route
+        return route
+
+    def epoch_of(self, bucket: int) -> int:
+        """The epoch of a bucket in this snapshot."""
+        return self._keyspace.buckets[bucket].epoch
+
+    @property
+    def keyspace(self) -> Keyspace:
+        """The keyspace that this table routes."""
+        return self._keyspace
