@@ -1,7 +1,8 @@
-"""The map epoch: one number per cluster that grows with every change of the map, in the same transaction.
+"""The map epoch: one number per cluster that grows with every change of the map, in the same
+transaction.
 
-Because each bump is guarded by the version it was read with, of two writers that read the same map only one wins,
-even when they change different ranges: a map is never a mixture of two decisions.
+Because each bump is guarded by the version it was read with, of two writers that read the same map
+only one wins, even when they change different ranges: a map is never a mixture of two decisions.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ _SNAPSHOT_ATTEMPTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything under a prefix as of one epoch. `epoch_entry` is what with_epoch_bump guards the next change by."""
+    """Everything under a prefix as of one epoch. `epoch_entry` is what with_epoch_bump guards the
+    next change by.
+    """
 
     epoch: int
     epoch_entry: Entry | None
@@ -27,12 +30,15 @@ def epoch_number(epoch_entry: Entry | None) -> int:
     if epoch_entry is None or epoch_entry.value == b"":
         return 0
     if not (epoch_entry.value.isdigit() and len(epoch_entry.value) <= 19):
-        raise WrongStore(f"the epoch holds {epoch_entry.value[:40]!r}, not a number; the store is damaged")
+        raise WrongStore(
+            f"the epoch holds {epoch_entry.value[:40]!r}, not a number; the store is damaged"
+        )
     return int(epoch_entry.value)
 
 
 def with_epoch_bump(ops: Sequence[Op], epoch_path: str, epoch_entry: Entry | None) -> list[Op]:
-    """The operations plus the bump of the epoch (first, so that losing the race is what a Conflict names).
+    """The operations plus the bump of the epoch (first, so that losing the race is what a Conflict
+    names).
 
     `epoch_entry` must be the one read BEFORE the values that the change was decided from.
     """
@@ -44,8 +50,8 @@ def with_epoch_bump(ops: Sequence[Op], epoch_path: str, epoch_entry: Entry | Non
 async def read_snapshot(store: CoordinationStore, prefix: str, epoch_path: str) -> Snapshot:
     """Read a tree as of one epoch: read again until the epoch is the same before and after.
 
-    Holds for what is only written together with an epoch bump. Raises Unavailable when the map changes faster than it
-    can be read.
+    Holds for what is only written together with an epoch bump. Raises Unavailable when the map
+    changes faster than it can be read.
     """
     before = await store.read(epoch_path)
     for _ in range(_SNAPSHOT_ATTEMPTS):

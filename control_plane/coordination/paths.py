@@ -18,7 +18,8 @@ def checked_name(kind: str, name: str) -> str:
     """The name itself when it may name a cluster, node, keyspace, job or instance; else BadPath."""
     if not _NAME.fullmatch(name):
         raise BadPath(
-            f"{kind} name {name!r} is not allowed: 1 to 63 of a-z, 0-9 and '-', not beginning with '-'"
+            f"{kind} name {name!r} is not allowed: 1 to 63 of a-z, 0-9 and '-',"
+            " not beginning with '-'"
         )
     return name
 
@@ -34,7 +35,9 @@ def checked_path(path: str) -> str:
         raise BadPath(f"path {path!r} is {len(segments)} deep, the bound is {DEPTH_BOUND}")
     for segment in segments:
         if segment in (".", "..") or not _SEGMENT.fullmatch(segment):
-            raise BadPath(f"path {path!r}: segment {segment!r} must be 1 to 128 of a-z A-Z 0-9 . _ -")
+            raise BadPath(
+                f"path {path!r}: segment {segment!r} must be 1 to 128 of a-z A-Z 0-9 . _ -"
+            )
     return path
 
 
@@ -95,7 +98,9 @@ class ClusterPaths:
         return f"{self.keyspace(keyspace)}/ranges"
 
     def bucket_range(self, keyspace: str, index: int) -> str:
-        """The path of the index-th range of 64 buckets; at least three digits, so that names sort up to 999."""
+        """The path of the index-th range of 64 buckets; at least three digits, so that names sort
+        up to 999.
+        """
         if not 0 <= index <= 99_999:
             raise BadPath(f"range index {index} must be 0 to 99999")
         return f"{self.ranges(keyspace)}/{index:03d}"

@@ -1,10 +1,12 @@
 """The contract of a coordination store: small values in a tree, guarded by versions.
 
-Paths are absolute ("/dabbawala/dev/epoch"). A write creates the missing parents (with empty values). A path's version
-starts at 0 when it is created and grows by one with every write; a path deleted and created again starts at 0 again,
-so what guards must never be deleted while its cluster lives (`epoch` and `leader` never are).
+Paths are absolute ("/dabbawala/dev/epoch"). A write creates the missing parents (with empty
+values). A path's version starts at 0 when it is created and grows by one with every write; a path
+deleted and created again starts at 0 again, so what guards must never be deleted while its cluster
+lives (`epoch` and `leader` never are).
 
-Every operation ends within `StoreOptions.operation_timeout_ms`, with an answer or with `Unavailable`.
+Every operation ends within `StoreOptions.operation_timeout_ms`, with an answer or with
+`Unavailable`.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +16,8 @@ from enum import Enum
 from types import TracebackType
 from typing import Final, Self, TypeAlias
 
-# ZooKeeper drops the connection, without an error, when a packet is over 1 MB; these stay well below.
+# ZooKeeper drops the connection, without an error, when a packet is over 1 MB; these stay well
+# below.
 VALUE_BOUND_BYTES: Final = 512 * 1024
 TRANSACTION_BOUND_BYTES: Final = 896 * 1024
 
@@ -36,9 +39,10 @@ Expect: TypeAlias = int | Guard
 class StoreOptions:
     """How patient a store is.
 
-    A leader stops acting `leader_deadline_ms` after it last heard from the store, which must be below
-    `session_timeout_ms`, after which the store may let another one lead. `cluster`, when given, is stamped into an
-    embedded store's file, and a file stamped by another cluster is refused.
+    A leader stops acting `leader_deadline_ms` after it last heard from the store, which must be
+    below `session_timeout_ms`, after which the store may let another one lead. `cluster`, when
+    given, is stamped into an embedded store's file, and a file stamped by another cluster is
+    refused.
     """
 
     session_timeout_ms: int = 10_000
@@ -49,7 +53,9 @@ class StoreOptions:
 
     @property
     def leader_deadline_ms(self) -> int:
-        """Two thirds of the session: the rest pays for clocks that drift and for requests already on their way."""
+        """Two thirds of the session: the rest pays for clocks that drift and for requests already
+        on their way.
+        """
         return self.session_timeout_ms * 2 // 3
 
 
@@ -63,7 +69,9 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write `value`. `expect`: a version (must exist with it), ABSENT (must not exist), ANY (create or overwrite)."""
+    """Write `value`. `expect`: a version (must exist with it), ABSENT (must not exist), ANY (create
+    or overwrite).
+    """
 
     path: str
     value: bytes
@@ -72,7 +80,9 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove a path without children. With ANY a missing path is NotFound, with a version it is a Conflict."""
+    """Remove a path without children. With ANY a missing path is NotFound, with a version it is a
+    Conflict.
+    """
 
     path: str
     expect: Expect = ANY
@@ -93,8 +103,9 @@ Op: TypeAlias = Put | Delete | Check
 class Changed:
     """The watched path may have changed. Whoever gets this reads what it needs, again.
 
-    `version` is that of the path when the event was made, None when it did not exist. `resync` is True for the first
-    event of a watch and after anything that may have hidden changes (reconnect, new session): read everything again.
+    `version` is that of the path when the event was made, None when it did not exist. `resync` is
+    True for the first event of a watch and after anything that may have hidden changes (reconnect,
+    new session): read everything again.
     """
 
     path: str
@@ -103,10 +114,12 @@ class Changed:
 
 
 class Watch(ABC):
-    """Changes of one path: `async for event in watch`. Also an async context manager that closes it.
+    """Changes of one path: `async for event in watch`. Also an async context manager that closes
+    it.
 
-    The first event comes at once (resync). Changes that happen while the consumer is busy become one event, whose
-    `resync` is True if any of them was; the last state is never missed. Ends when it or the store is closed.
+    The first event comes at once (resync). Changes that happen while the consumer is busy become
+    one event, whose `resync` is True if any of them was; the last state is never missed. Ends when
+    it or the store is closed.
     """
 
     def __aiter__(self) -> Self:
@@ -122,21 +135,28 @@ class Watch(ABC):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close()
 
 
 class Registration(ABC):
-    """A path that exists while this store object's session lives; made again by itself after a session was lost."""
+    """A path that exists while this store object's session lives; made again by itself after a
+    session was lost.
+    """
 
     path: str
 
     @property
     @abstractmethod
     def held(self) -> bool:
-        """Whether the path is known to be there. False while it is being made again, for ever once withdrawn or
-        once another store object registered the same path (the last one to register wins)."""
+        """Whether the path is known to be there. False while it is being made again, for ever once
+        withdrawn or once another store object registered the same path (the last one to register
+        wins).
+        """
 
     @abstractmethod
     async def update(self, value: bytes) -> None:
@@ -150,8 +170,9 @@ class Registration(ABC):
 class Leadership(ABC):
     """One term of leading. `term` only grows from one leader to the next.
 
-    Act only while `is_leader()`, and put `guard()` into every transaction: a paused leader that wakes up believing it
-    still leads has its transactions refused with a Conflict on the campaign's path.
+    Act only while `is_leader()`, and put `guard()` into every transaction: a paused leader that
+    wakes up believing it still leads has its transactions refused with a Conflict on the campaign's
+    path.
     """
 
     path: str
@@ -159,8 +180,10 @@ class Leadership(ABC):
 
     @abstractmethod
     def is_leader(self) -> bool:
-        """False from `leader_deadline_ms` after the store last confirmed this leadership, by this process's own
-        clock, whether or not anything was heard of the loss. Never True again after the session was lost."""
+        """False from `leader_deadline_ms` after the store last confirmed this leadership, by this
+        process's own clock, whether or not anything was heard of the loss. Never True again after
+        the session was lost.
+        """
 
     def guard(self) -> Check:
         """The operation that makes a transaction fail once a later term has begun."""
@@ -168,30 +191,41 @@ class Leadership(ABC):
 
     @abstractmethod
     async def lost(self) -> None:
-        """Returns when this leadership is over for good (session lost, resigned, deadline passed, store closed)."""
+        """Returns when this leadership is over for good (session lost, resigned, deadline passed,
+        store closed).
+        """
 
     @abstractmethod
     async def resign(self) -> None:
-        """Stop leading now, so that another one can win at once. Safe to call twice, never raises Unavailable."""
+        """Stop leading now, so that another one can win at once. Safe to call twice, never raises
+        Unavailable.
+        """
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.resign()
 
 
 class CoordinationStore(ABC):
-    """What the control plane must agree on. All methods belong to the event loop that opened the store.
+    """What the control plane must agree on. All methods belong to the event loop that opened the
+    store.
 
-    Any of them may raise Unavailable (try again), BadPath, StoreClosed; the others are named where they apply.
+    Any of them may raise Unavailable (try again), BadPath, StoreClosed; the others are named where
+    they apply.
     """
 
     @abstractmethod
     async def read_many(self, paths: Iterable[str]) -> list[Entry | None]:
-        """The entries of many paths, in their order; None for a missing one. Pipelined; not one snapshot."""
+        """The entries of many paths, in their order; None for a missing one. Pipelined; not one
+        snapshot.
+        """
 
     @abstractmethod
     async def children(self, path: str) -> list[str]:
@@ -203,10 +237,11 @@ class CoordinationStore(ABC):
 
     @abstractmethod
     async def transact(self, ops: Sequence[Op]) -> list[int]:
-        """All or nothing. Answers the version of each operation's path after it (-1 when it is then absent).
+        """All or nothing. Answers the version of each operation's path after it (-1 when it is then
+        absent).
 
-        Raises Conflict, NotFound or NotEmpty naming the refused operation, TooLarge before anything is sent.
-        Each path may be named once.
+        Raises Conflict, NotFound or NotEmpty naming the refused operation, TooLarge before anything
+        is sent. Each path may be named once.
         """
 
     @abstractmethod
@@ -215,7 +250,9 @@ class CoordinationStore(ABC):
 
     @abstractmethod
     async def ephemeral(self, path: str, value: bytes) -> Registration:
-        """Make a path that lives as long as this store's session. Takes over from an earlier registration."""
+        """Make a path that lives as long as this store's session. Takes over from an earlier
+        registration.
+        """
 
     @abstractmethod
     def watch(self, path: str) -> Watch:
@@ -225,13 +262,13 @@ class CoordinationStore(ABC):
     async def campaign(self, path: str, value: bytes) -> Leadership:
         """Wait (for as long as it takes) to lead; cancel to give up. Does not raise Unavailable.
 
-        `path` then holds the value of the latest leader and its version is the term; `path/holder` exists while
-        somebody leads.
+        `path` then holds the value of the latest leader and its version is the term; `path/holder`
+        exists while somebody leads.
         """
 
     @abstractmethod
     async def sync(self, path: str) -> None:
-        """After this, reads see at least everything that was written anywhere before it was called."""
+        """After this, reads see at least all that was written anywhere before it was called."""
 
     @property
     @abstractmethod
@@ -260,6 +297,9 @@ class CoordinationStore(ABC):
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self.close()

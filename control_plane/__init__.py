@@ -1,0 +1,1 @@
+"""The control plane: coordination, map distribution, controllers, jobs and their command line."""
