@@ -118,8 +118,8 @@ class BucketMap:
 
     cluster: str = ""
     revision: int = 0
-    nodes: Mapping[int, Node] = field(default=_NO_NODES)
-    keyspaces: Mapping[str, Keyspace] = field(default=_NO_KEYSPACES)
+    nodes: Mapping[int, Node] = field(default_factory=lambda: _NO_NODES)
+    keyspaces: Mapping[str, Keyspace] = field(default_factory=lambda: _NO_KEYSPACES)
 
     @cached_property
     def node_by_id(self) -> Mapping[str, Node]:
