@@ -176,6 +176,12 @@ def test_the_product_never_sleeps_and_a_script_may(text: str) -> None:
     assert not broken_by(calls.no_blocking_sleep, scripts__zookeeper=text)
 
 
+def test_only_a_file_with_a_reason_may_sleep() -> None:
+    text = "import time\ntime.sleep(1)"
+    for path in calls.MAY_SLEEP:
+        assert not calls.no_blocking_sleep([source_of(path, text)])
+
+
 @pytest.mark.parametrize("how", ["skip('no')", "mark.skipif(True)", "mark.xfail", "importorskip"])
 def test_a_test_is_not_skipped(how: str) -> None:
     assert broken_by(calls.no_skipped_tests, tests__unit__test_x=f"import pytest\npytest.{how}")
@@ -200,9 +206,10 @@ def test_past_five_positional_parameters_each_is_named() -> None:
 
 
 def test_the_options_of_a_command_are_no_positional_parameters() -> None:
-    text = "@app.command('get')\ndef get(a, b, c, d, e, f): 0"
-    assert not broken_by(shape.positional_parameters, control_plane__cli__data=text)
-    assert broken_by(shape.positional_parameters, control_plane__jobs__data=text)
+    text = "def {}(a, b, c, d, e, f): 0".format
+    assert not broken_by(shape.positional_parameters, control_plane__cli__data=text("get"))
+    assert broken_by(shape.positional_parameters, control_plane__cli__data=text("_print"))
+    assert broken_by(shape.positional_parameters, control_plane__jobs__data=text("get"))
 
 
 @pytest.mark.parametrize(

@@ -58,9 +58,8 @@ def positional_parameters(sources: Sequence[Source]) -> list[str]:
 
 
 def _is_command(function: ast.FunctionDef | ast.AsyncFunctionDef, source: Source) -> bool:
-    # Nobody calls the function of a command but typer, which turns its parameters into options.
-    decorators = [ast.unparse(decorator) for decorator in function.decorator_list]
-    return source.below("control_plane/cli") and any(".command(" in name for name in decorators)
+    # Nobody calls a command of the command line but typer, which turns parameters into options.
+    return source.below("control_plane/cli") and not function.name.startswith("_")
 
 
 def module_names(sources: Sequence[Source]) -> list[str]:
