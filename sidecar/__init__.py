@@ -1,0 +1,3 @@
+"""The sidecar: doors for applications, the cached map, and reads and writes taken straight to the
+owners.
+"""

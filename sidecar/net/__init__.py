@@ -1,0 +1,3 @@
+"""Sockets: asyncio protocols of a few lines around the sans-I/O parts in sidecar.wire and
+sidecar.core.
+"""

@@ -1,0 +1,175 @@
+"""The gRPC door: an asyncio protocol of a few lines around each sans-I/O connection.
+
+door = GrpcDoor(routes, GrpcLimits(), time.monotonic_ns)
+server = await loop.create_server(door, "127.0.0.1", port)       # or create_unix_server
+...
+server.close()
+door.drain()
+await door.wait_closed()
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
+from sidecar.wire.grpc_server import GrpcConnection
+from sidecar.wire.http2_limits import Counters
+
+SWEEP_S: Final = 1.0
+WRITE_HIGH_BYTES: Final = 512 * 1024
+
+
+class GrpcDoor:
+    """A protocol factory that knows its connections. `clock` gives monotonic nanoseconds."""
+
+    def __init__(self, routes: GrpcRoutes, limits: GrpcLimits, clock: Callable[[], int]) -> None:
+        self.routes = routes
+        self.limits = limits
+        self.clock = clock
+        self.counters = Counters()
+        self.draining = False
+        self._connections: set[_DoorConnection] = set()
+        self._sweep: asyncio.TimerHandle | None = None
+        self._all_closed: asyncio.Event | None = None
+
+    def __call__(self) -> asyncio.Protocol:
+        return _DoorConnection(self)
+
+    @property
+    def active_calls(self) -> int:
+        """Calls whose work has not ended, cancelled ones too."""
+        return self.counters.calls_started - self.counters.calls_ended
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def drain(self) -> None:
+        """Asks clients to leave, serves what was begun, then closes. Close the listener first."""
+        self.draining = True
+        for connection in list(self._connections):
+            connection.drain()
+
+    def close(self) -> None:
+        """Closes every connection at once; calls at work are cancelled."""
+        for connection in list(self._connections):
+            connection.abort()
+
+    async def wait_closed(self) -> None:
+        """Returns when no connection is left; bound it with a timeout, then `close`."""
+        if self._connections:
+            self._all_closed = self._all_closed or asyncio.Event()
+            await self._all_closed.wait()
+
+    def _admit(self, connection: "_DoorConnection") -> bool:
+        if len(self._connections) >= self.limits.max_connections:
+            self.counters.connections_shed += 1
+            return False
+        self._connections.add(connection)
+        self.counters.connections_opened += 1
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_all)
+        return True
+
+    def _dismiss(self, connection: "_DoorConnection") -> None:
+        self._connections.discard(connection)
+        self.counters.connections_closed += 1
+        if self._connections:
+            return
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        if self._all_closed is not None:
+            self._all_closed.set()
+            self._all_closed = None
+
+    def _sweep_all(self) -> None:
+        self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep_all)
+        now_ns = self.clock()
+        for connection in list(self._connections):
+            connection.sweep(now_ns)
+
+
+class _DoorConnection(asyncio.Protocol):
+    """One client's socket: one write per turn of the loop, whoever asked for it."""
+
+    def __init__(self, door: GrpcDoor) -> None:
+        self._door = door
+        self._clock = door.clock
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._grpc: GrpcConnection | None = None
+
+    # What the transport calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        socket = cast(asyncio.Transport, transport)  # uvloop's do not inherit from asyncio's
+        if not self._door._admit(self):
+            socket.abort()
+            return
+        self._transport = socket
+        socket.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+        door = self._door
+        self._grpc = GrpcConnection(
+            door.routes, door.limits, door.counters, self._flush_soon, self._clock()
+        )
+        self._http = self._grpc.http
+        if door.draining:
+            self._http.drain(self._clock())
+
+    def data_received(self, data: bytes) -> None:
+        self._http.receive(data, self._clock())
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._grpc is None:
+            return
+        self._transport = None
+        self._http.lost()
+        self._door._dismiss(self)
+
+    def pause_writing(self) -> None:
+        # A client that does not read its answers is not read either: what it can make us keep is
+        # bounded.
+        self._http.out.writable = False
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._http.out.writable = True
+        if self._transport is not None:
+            self._transport.resume_reading()
+            self._flush_soon()
+
+    # What the door calls.
+
+    def drain(self) -> None:
+        self._http.drain(self._clock())
+
+    def sweep(self, now_ns: int) -> None:
+        self._http.sweep(now_ns)
+        self._flush()
+        if self._http.finished and not self._http.out.writable and self._transport is not None:
+            self._transport.abort()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # Output.
+
+    def _flush_soon(self) -> None:
+        self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        data = self._http.take_output()
+        if data:
+            transport.write(data)
+        if self._http.finished:
+            transport.close()
+        elif self._http.out.has_more:
+            self._flush_soon()

@@ -1,0 +1,1 @@
+"""Sans-I/O: bytes to messages and back. Nothing here knows asyncio, sockets or clocks."""

@@ -1,0 +1,226 @@
+"""One connection's gRPC calls: between the streams of HTTP/2 and the handlers of services."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
+from sidecar.wire.grpc_codec import (
+    INTERNAL,
+    PREFIX_BYTES,
+    RESOURCE_EXHAUSTED,
+    UNIMPLEMENTED,
+    MessageFault,
+    MessageReader,
+)
+from sidecar.wire.grpc_request import GrpcRequest, read_request
+from sidecar.wire.http2 import Http2Connection
+from sidecar.wire.http2_headers import RequestHead
+from sidecar.wire.http2_limits import Counters
+from sidecar.wire.http2_stream import IGNORES, Stream, StreamUser
+
+logger: Final = logging.getLogger(__name__)
+
+
+class GrpcConnection:
+    """The gRPC server's side of one client. Bytes go through `http`: see Http2Connection."""
+
+    def __init__(
+        self,
+        routes: GrpcRoutes,
+        limits: GrpcLimits,
+        counters: Counters,
+        on_output: Callable[[], None],
+        now_ns: int,
+    ) -> None:
+        self.limits = limits
+        self.counters = counters
+        self.held_bytes = 0  # of all half received requests
+        self._routes = routes
+        self.http: Http2Connection[GrpcRequest] = Http2Connection(
+            self, limits, counters, on_output, now_ns
+        )
+
+    def interpret(self, head: RequestHead) -> GrpcRequest:
+        return read_request(head, self._routes)
+
+    def open(self, stream: Stream, meaning: GrpcRequest, ended: bool) -> StreamUser:
+        if meaning.unary is not None:
+            call: _ServedCall = _UnaryCall(self, stream, meaning, meaning.unary)
+        elif meaning.stream is not None:
+            call = _StreamCall(self, stream, meaning, meaning.stream)
+        else:
+            self.http.end(stream, meaning.refusal)
+            return IGNORES
+        if ended:
+            call.receive_body(b"", True)
+        return call
+
+
+class _ServedCall(Call):
+    """A call with its receiving side."""
+
+    __slots__ = ("_connection", "_encoding", "_reader")
+    awaits_end = False
+
+    def __init__(self, connection: GrpcConnection, stream: Stream, request: GrpcRequest) -> None:
+        super().__init__(
+            connection.http,
+            stream,
+            connection.counters,
+            request.method,
+            request.metadata,
+            request.timeout_ns,
+        )
+        self._connection = connection
+        self._encoding = request.encoding
+        self._reader: MessageReader | None = None
+
+    def receive_body(self, data: bytes, ended: bool) -> None:
+        raise NotImplementedError
+
+    def stream_died(self) -> None:
+        if self.ended:
+            return
+        self._counters.calls_cancelled += 1
+        self._release()
+        if self.on_cancel is not None:
+            self._guarded(self.on_cancel, self)
+
+    def stream_drained(self) -> None:
+        if self.on_writable is not None and not self.ended:
+            self._guarded(self.on_writable, self)
+
+    def _read(self, data: bytes) -> MessageReader | None:
+        """Feeds the body's reader; None: the call has failed."""
+        connection = self._connection
+        reader = self._reader
+        if reader is None:
+            reader = self._reader = MessageReader(
+                connection.limits.max_message_bytes, self._encoding
+            )
+        before = reader.held_bytes
+        try:
+            reader.feed(data)
+        except MessageFault as fault:
+            connection.held_bytes += reader.held_bytes - before
+            self.fail(fault.status, fault.text)
+            return None
+        connection.held_bytes += reader.held_bytes - before
+        if connection.held_bytes > connection.limits.max_held_bytes:
+            self.fail(
+                RESOURCE_EXHAUSTED,
+                "too much is half sent on this connection; send fewer large messages at once",
+            )
+            return None
+        return reader
+
+    def _release(self) -> None:
+        if self._reader is not None:
+            self._connection.held_bytes -= self._reader.held_bytes
+            self._reader = None
+
+    def _guarded(self, act: Callable[..., None], *arguments: object) -> bool:
+        """Calls into the service; True while the call goes on. Its bug ends its call only."""
+        try:
+            act(*arguments)
+        except Exception:
+            logger.exception("the handler of %s failed", self.method.decode("utf-8", "replace"))
+            self._counters.handler_errors += 1
+            self.fail(INTERNAL, "the service failed; its log tells why")
+        return not self.ended
+
+
+class _UnaryCall(_ServedCall):
+    """One message in."""
+
+    __slots__ = ("_handler",)
+    awaits_end = True
+
+    def __init__(
+        self,
+        connection: GrpcConnection,
+        stream: Stream,
+        request: GrpcRequest,
+        handler: UnaryHandler,
+    ) -> None:
+        super().__init__(connection, stream, request)
+        self._handler = handler
+
+    def receive_body(self, data: bytes, ended: bool) -> None:
+        if self.ended:
+            return
+        size = len(data) - PREFIX_BYTES
+        # Nearly always the whole body is one frame with one plain message: no reader is needed for
+        # it.
+        if (
+            ended
+            and self._reader is None
+            and size >= 0
+            and data[0] == 0
+            and int.from_bytes(data[1:5], "big") == size
+            and size <= self._connection.limits.max_message_bytes
+        ):
+            self._hand_over(data[PREFIX_BYTES:])
+            return
+        reader = self._read(data)
+        if reader is None:
+            return
+        if len(reader.messages) > 1 or (reader.messages and not reader.is_between_messages):
+            self.fail(UNIMPLEMENTED, "more than one message for a method that takes one")
+        elif ended and not reader.is_between_messages:
+            self.fail(INTERNAL, "the request ended in the middle of a message")
+        elif ended and not reader.messages:
+            self.fail(INTERNAL, "the request ended without a message")
+        elif ended:
+            message = reader.messages[0]
+            self._release()
+            self._hand_over(message)
+
+    def _hand_over(self, message: bytes) -> None:
+        self._counters.messages_received += 1
+        self._guarded(self._handler, self, message)
+
+
+class _StreamCall(_ServedCall):
+    """Any number of messages in, any number out."""
+
+    __slots__ = ("_sink",)
+
+    def __init__(
+        self,
+        connection: GrpcConnection,
+        stream: Stream,
+        request: GrpcRequest,
+        handler: StreamHandler,
+    ) -> None:
+        super().__init__(connection, stream, request)
+        self._sink: StreamSink | None = None
+        self._guarded(self._begin, handler)
+
+    def _begin(self, handler: StreamHandler) -> None:
+        self._sink = handler.start(self)
+
+    def receive_body(self, data: bytes, ended: bool) -> None:
+        sink = self._sink
+        if self.ended or sink is None:
+            return
+        reader = self._read(data)
+        if reader is None:
+            return
+        self._connection.held_bytes -= reader.held_bytes
+        messages = reader.take()
+        self._connection.held_bytes += reader.held_bytes
+        for message in messages:
+            self._counters.messages_received += 1
+            if not self._guarded(sink.message, message):
+                return
+        if ended and not reader.is_between_messages:
+            self.fail(INTERNAL, "the request ended in the middle of a message")
+        elif ended:
+            self._guarded(sink.half_closed)
+
+    def stream_died(self) -> None:
+        if not self.ended and self._sink is not None:
+            self._guarded(self._sink.cancelled)
+        super().stream_died()
