@@ -1,0 +1,96 @@
+"""Commands as bytes, for the paths that send many: most of each is made once per bucket.
+
+The same suffix goes to every owner of a bucket; the prefix carries the owner's incarnation.
+"""
+
+import struct
+from typing import Final
+
+from replicas.layout import FENCE_FIELD, IDENTITY_KEY, MAP_FIELD, BucketKeys
+from replicas.scripts import SCRIPTS, Script
+
+_LIMITS = struct.Struct(">II")
+_NUMBER = struct.Struct(">Q")
+_MAX_U32 = (1 << 32) - 1
+
+TIME: Final = b"*1\r\n$4\r\nTIME\r\n"
+PING: Final = b"*1\r\n$4\r\nPING\r\n"
+
+
+def pack_command(*arguments: bytes) -> bytes:
+    """Any command, in the protocol's form."""
+    parts = [b"*%d\r\n" % len(arguments)]
+    parts += [b"$%d\r\n%b\r\n" % (len(argument), argument) for argument in arguments]
+    return b"".join(parts)
+
+
+def read_prefix(keys: BucketKeys) -> bytes:
+    """All of a bucket's read but the user key: give it to read_command."""
+    return _open(4, b"HMGET", keys.data, FENCE_FIELD)
+
+
+def read_command(prefix: bytes, key: bytes) -> bytes:
+    """Reads fence and record of `key` in one instant. Reply: [fence or None, record or None]."""
+    return b"%b$%d\r\nk%b\r\n" % (prefix, len(key) + 1, key)
+
+
+def entry_command(keys: BucketKeys) -> bytes:
+    """Reads a bucket's fence with its map entry. Reply: [fence or None, entry or None]."""
+    return pack_command(b"HMGET", keys.data, FENCE_FIELD, MAP_FIELD)
+
+
+def write_prefix(
+    keys: BucketKeys, epoch: int, incarnation: int, *, script: Script = SCRIPTS["write"]
+) -> bytes:
+    """What the writes of one bucket to one owner begin with; `incarnation` is the owner's.
+
+    `script` is that of `write` or `heal`. A write is `write_prefix + write_suffix`.
+    """
+    head = (b"EVALSHA", script.sha, b"2", keys.data, keys.log)
+    return _open(10, *head, _NUMBER.pack(epoch), _NUMBER.pack(incarnation))
+
+
+def write_suffix(key: bytes, record: bytes, limits: bytes) -> bytes:
+    """The rest of a write, the same for all owners; `limits` comes from pack_limits."""
+    return b"$%d\r\nk%b\r\n$%d\r\n%b\r\n%b" % (len(key) + 1, key, len(record), record, limits)
+
+
+def pack_limits(max_skew_ms: int, log_bytes: int) -> bytes:
+    """What bounds a keyspace's writes, as an argument ready for write_suffix.
+
+    A version may be `max_skew_ms` ahead of the replica's clock; the bucket's change log is kept
+    within `log_bytes`. Both are capped at 2^32-1.
+    """
+    packed = _LIMITS.pack(min(max_skew_ms, _MAX_U32), min(log_bytes, _MAX_U32))
+    return b"$%d\r\n%b\r\n" % (len(packed), packed)
+
+
+def create_fence(keys: BucketKeys, fence: bytes, entry: bytes) -> bytes:
+    """Makes a bucket's first fence. Reply: see scripts/fence_create.lua."""
+    named = (keys.data, keys.log, keys.history)
+    return _evalsha("fence_create", named, fence, entry)
+
+
+def raise_fence(keys: BucketKeys, fence: bytes, entry: bytes) -> bytes:
+    """Raises a bucket's fence. Reply: see scripts/fence_raise.lua."""
+    return _evalsha("fence_raise", (keys.data,), fence, entry)
+
+
+def release_fence(keys: BucketKeys, fence: bytes, entry: bytes) -> bytes:
+    """Leaves a gravestone. Reply: see scripts/fence_release.lua."""
+    return _evalsha("fence_release", (keys.data,), fence, entry)
+
+
+def set_identity(identity: bytes) -> bytes:
+    """Gives the server its identity once. Reply: the identity that stands."""
+    return _evalsha("identity", (IDENTITY_KEY,), identity)
+
+
+def _evalsha(name: str, keys: tuple[bytes, ...], *arguments: bytes) -> bytes:
+    count = b"%d" % len(keys)
+    return pack_command(b"EVALSHA", SCRIPTS[name].sha, count, *keys, *arguments)
+
+
+def _open(count: int, *arguments: bytes) -> bytes:
+    """The beginning of a command of `count` arguments, of which these are the first."""
+    return b"*%d\r\n" % count + pack_command(*arguments).partition(b"\r\n")[2]

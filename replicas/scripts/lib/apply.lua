@@ -1,0 +1,144 @@
+-- Writes one record, or refuses it; `healing` lets it replace a record that fails its checksum. Uses
+-- record.lua and fence.lua.
+--
+-- KEYS  data, log
+-- ARGV  epoch        8 bytes, big-endian: the writer's epoch of the bucket
+--       incarnation  8 bytes, big-endian: of this replica, in the writer's map
+--       field        'k' and the user key, 2 to 1,025 bytes
+--       record       its bytes, checksum included: a value or a tombstone
+--       limits       max_skew_ms (4 bytes), bytes that the log may take (4 bytes), big-endian
+--
+-- Reply, an integer: acknowledged
+--   1  applied, and nothing live was there before; or this very record was there already
+--   2  applied, over a live value
+--   3  superseded: a newer valid record stands, which is durable in the order
+-- Reply, an array {code, fence or nil, map entry or nil, detail}: refused, nothing was changed
+--   BAD_REQUEST        an argument is malformed                  detail: which
+--   NO_FENCE           this replica does not hold the bucket
+--   CORRUPT            checksum or form is wrong                 detail: fence, record
+--   RELEASED           it has handed the bucket over             with the map entry
+--   STALE_EPOCH        its fence is newer than the writer's map  with the map entry
+--   WRONG_INCARNATION  it lives another life than the writer's map says; with the map entry
+--   WRONG_ROLE         it only follows the bucket                with the map entry
+--   WRONG_MODE         a record of the linearizable mode         detail: offered, stored
+--   SKEWED             too far ahead of this server's TIME       detail: TIME in ms, an integer
+--   CLOSED             new versions up to closed-through are refused
+--   PURGED             the key is absent, and its tombstone may have been purged
+--
+-- A script is not rolled back, so everything is judged before anything is written.
+
+local FIELD_PREFIX = 107 -- 'k'
+local MAX_FIELD_BYTES = 1025
+local LOG_ENTRY_BYTES = 64 -- with a key of 30 bytes, measured
+
+local function bad_argument()
+  if #KEYS ~= 2 or #ARGV ~= 5 then return 'arity' end
+  if #ARGV[1] ~= 8 then return 'epoch' end
+  if #ARGV[2] ~= 8 then return 'incarnation' end
+  local field = ARGV[3]
+  if #field < 2 or #field > MAX_FIELD_BYTES or string.byte(field) ~= FIELD_PREFIX then
+    return 'field'
+  end
+  if #ARGV[5] ~= 8 then return 'limits' end
+end
+
+local function server_ms()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+end
+
+-- Keeps the log within `log_bytes`. Entries are counted on every write, but differ in size: where the
+-- version's time allows (about one write in 64) they are weighed too.
+local function append_to_log(log_bytes, version)
+  local most = math.max(1, math.floor(log_bytes / LOG_ENTRY_BYTES))
+  local entry = version .. string.sub(ARGV[3], 2)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', string.format('%.0f', most), '*', 'e', entry)
+  if string.byte(version, 6) % 64 ~= 0 then return end
+  -- Some servers keep MEMORY from their users; no write may end halfway because of that.
+  local bytes = redis.pcall('MEMORY', 'USAGE', KEYS[2])
+  if type(bytes) == 'number' and bytes > log_bytes then
+    local keep = math.floor(redis.call('XLEN', KEYS[2]) * log_bytes / bytes)
+    redis.call('XTRIM', KEYS[2], 'MAXLEN', '~', string.format('%.0f', keep))
+  end
+end
+
+-- What speaks against the request as such.
+local function refuse_request(version)
+  local problem = bad_argument()
+  if not problem and (not version or version == ZERO_VERSION) then problem = 'record' end
+  if problem then return refuse('BAD_REQUEST', false, problem) end
+end
+
+-- What the replica's own fence says against it.
+local function refuse_by_fence(fence, epoch, role, incarnation)
+  if not fence then return refuse('NO_FENCE', false, '') end
+  if not epoch then return refuse('CORRUPT', fence, 'fence') end
+  if role == RELEASED then return refuse('RELEASED', fence, '', true) end
+  if above(epoch, ARGV[1]) then return refuse('STALE_EPOCH', fence, '', true) end
+  if incarnation ~= ARGV[2] then return refuse('WRONG_INCARNATION', fence, '', true) end
+  if role == READ_REPLICA then return refuse('WRONG_ROLE', fence, '', true) end
+end
+
+-- What the replica's clock says against it. The tombstone of an expiry that is still to come would
+-- delete a value that others can read.
+local function refuse_by_clock(fence, version, kind, expires_at_ms, latest_ms, now_ms)
+  if version_ms(version) > latest_ms or (kind == 7 and expires_at_ms > latest_ms) then
+    return refuse('SKEWED', fence, now_ms)
+  end
+end
+
+-- 1 or 2 when the offered record is to replace the stored one, 3 when it is superseded.
+local function judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
+  local newer
+  if version == old_version then
+    newer = above(tiebreak(record, kind), tiebreak(old, old_kind))
+  else
+    newer = above(version, old_version)
+  end
+  if not newer then return 3 end
+  if old_kind == 0 or (old_kind == 2 and now_ms < old_expires_at_ms) then return 2 end
+  return 1
+end
+
+local function apply(healing)
+  local record = ARGV[4] or ''
+  local version, kind, expires_at_ms, linearizable = read_record(record)
+  local refusal = refuse_request(version)
+  if refusal then return refusal end
+
+  local stored = redis.call('HMGET', KEYS[1], 'f', ARGV[3])
+  local fence, old = stored[1], stored[2]
+  local epoch, role, incarnation, purged_through, closed_through
+  if fence then epoch, role, incarnation, purged_through, closed_through = read_fence(fence) end
+  refusal = refuse_by_fence(fence, epoch, role, incarnation)
+  if refusal then return refusal end
+  if linearizable then return refuse('WRONG_MODE', fence, 'offered') end
+  if old == record then return 1 end
+
+  local max_skew_ms, log_bytes = struct.unpack('>I4I4', ARGV[5])
+  local now_ms = server_ms()
+  local latest_ms = now_ms + max_skew_ms
+  refusal = refuse_by_clock(fence, version, kind, expires_at_ms, latest_ms, now_ms)
+  if refusal then return refusal end
+
+  local reply = 1
+  local old_version, old_kind, old_expires_at_ms, old_linearizable
+  if old then old_version, old_kind, old_expires_at_ms, old_linearizable = read_record(old) end
+  if old and not old_version then
+    if not healing then return refuse('CORRUPT', fence, 'record') end
+  else
+    if old_linearizable then return refuse('WRONG_MODE', fence, 'stored') end
+    if not above(version, closed_through) then return refuse('CLOSED', fence, '') end
+    if not old then
+      if not above(version, purged_through) then return refuse('PURGED', fence, '') end
+    else
+      reply = judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
+    end
+  end
+  if reply == 3 then return reply end
+
+  -- The log first: a log key of a wrong type fails here, before anything is written.
+  append_to_log(log_bytes, version)
+  redis.call('HSET', KEYS[1], ARGV[3], record)
+  return reply
+end
