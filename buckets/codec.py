@@ -354,6 +354,8 @@ def _take_epochs(message: map_pb2.BucketRange, resource: str) -> list[int]:
     offsets = message.epoch_offsets or [0] * message.count
     if len(offsets) != message.count:
         raise CodecError(resource, f"{len(offsets)} epochs for {message.count} buckets")
+    if message.base_epoch + max(offsets) >= _UINT64_END:
+        raise CodecError(resource, "an epoch is above 2^64 - 1")
     return [message.base_epoch + offset for offset in offsets]
 
 
