@@ -1,4 +1,4 @@
-"""How an operation can end other than well: values on the data path, mapped to words at the doors."""
+"""How an operation can end other than well: values here, mapped to words at the doors."""
 
 import enum
 from dataclasses import dataclass

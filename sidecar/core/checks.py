@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
-from buckets.hashing import key_hash
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
 from sidecar.core.operation import Read, Write
@@ -205,8 +204,3 @@ def _what_each_said(run: "ReadRun | WriteRun") -> str:
             answer = run.whys.get(slot) or peer.explanation or "no answer yet"
         said.append(f"{peer.node.id} {answer}")
     return ", ".join(said)
-
-
-def hash_of(key: bytes) -> int:
-    """The hash that decides the key's bucket."""
-    return key_hash(key)

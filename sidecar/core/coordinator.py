@@ -7,17 +7,18 @@ It does no I/O of its own: links are handed in with the peers, and the shell cal
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace
+from buckets.hashing import key_hash
 from buckets.topology import Node
 from replicas.record import Record
 from replicas.version import HybridClock
 from sidecar.core import checks
-from sidecar.core.counters import Counters
+from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
+from sidecar.core.location import Location, location
 from sidecar.core.operation import Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.read import ReadRun
@@ -42,19 +43,6 @@ class Learner(Protocol):
         """Adopt a newer entry (serialized BucketEntry) of one bucket."""
 
 
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where a key lives, as this sidecar sees it."""
-
-    keyspace: str
-    key_hash: int
-    route: Route
-    target: Peer | None
-    reason: str
-    map_revision: int
-    level: Consistency
-
-
 class Coordinator:
     """The data path. All methods are called on the event loop's thread."""
 
@@ -72,6 +60,8 @@ class Coordinator:
         self.clock = clock
         self.default_timeout_ms = default_timeout_ms
         self.counters = Counters()
+        self.read_latency = LatencyHistogram()
+        self.write_latency = LatencyHistogram()
         self.peers: dict[int, Peer] = {}
         self.map: BucketMap | None = None
         self.health_age = 0
@@ -151,10 +141,12 @@ class Coordinator:
         if op.level == Consistency.UNSPECIFIED:
             op.level = table.keyspace.settings.read_consistency
         route = table.route(op.key)
-        groups = route.needs_of_read(op.level) if op.level in READ_LEVELS else None
-        if groups is None:
-            self._reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
-            return
+        groups = route.read_needs.get(op.level)
+        if groups is None:  # not asked for before, or not to be had
+            groups = route.needs_of_read(Consistency(op.level)) if op.level in READ_LEVELS else None
+            if groups is None:
+                self._reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
+                return
         self.counters.reads += 1
         self.now = self._monotonic()
         run = ReadRun(self, op, route, groups)
@@ -178,10 +170,13 @@ class Coordinator:
         if op.level == Consistency.UNSPECIFIED:
             op.level = settings.write_consistency
         route = table.route(op.key)
-        groups = route.needs_of_write(op.level) if op.level in WRITE_LEVELS else None
+        groups = route.write_needs.get(op.level)
         if groups is None:
-            self._reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
-            return
+            known = op.level in WRITE_LEVELS
+            groups = route.needs_of_write(Consistency(op.level)) if known else None
+            if groups is None:
+                self._reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
+                return
         if not op.version:
             op.version = self.clock.next(self._wall_ms())
         self.counters.writes += 1
@@ -203,29 +198,18 @@ class Coordinator:
             return error or checks.no_map()
         level = level or table.keyspace.settings.read_consistency
         route = table.route(key)
-        groups = route.needs_of_read(level) if level in READ_LEVELS else None
+        groups = route.needs_of_read(Consistency(level)) if level in READ_LEVELS else None
         if groups is None:
             return checks.level_error(level, route, READ_LEVELS, "reads")
         slots = route.first_to_read(level, groups, self.health_age)
-        target = route.peers[slots[0]] if slots else None
-        revision = self.map.revision if self.map is not None else 0
-        return Location(
-            keyspace,
-            checks.hash_of(key),
+        return location(
             route,
-            target,
-            self._why(target),
-            revision,
-            level,
+            key,
+            route.peers[slots[0]] if slots else None,
+            key_hash=key_hash(key),
+            level=level,
+            map_revision=self.map.revision if self.map is not None else 0,
         )
-
-    def _why(self, target: Peer | None) -> str:
-        if target is None:
-            return "no owner can be reached"
-        latency = f"{target.latency_s * 1000:.2f} ms"
-        if target.node.zone == self.zone:
-            return f"in this sidecar's zone {self.zone}, answers in {latency}"
-        return f"no reachable owner in zone {self.zone}; the fastest elsewhere, {latency}"
 
     def keyspace_for_db(self, db: int) -> str | None:
         """The keyspace that `SELECT db` names."""
@@ -247,6 +231,7 @@ class Coordinator:
             return
         run.op = None
         self.active -= 1
+        self.read_latency.observe(self._monotonic() - run.sent_at)
         if record is not None:
             op.version = record.version
             self.clock.merge(record.version)
@@ -274,6 +259,7 @@ class Coordinator:
             return
         run.op = None
         self.active -= 1
+        self.write_latency.observe(self._monotonic() - run.sent_at)
         op.done(op)
 
     def fail_write(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from buckets.bucket_map import Bucket, Consistency, Owner, Stage
 from replicas.quorum import Group, Needs, majority
 
-WRITE_LEVELS = (
+WRITE_LEVELS: tuple[Consistency, ...] = (
     Consistency.ONE,
     Consistency.LOCAL_ONE,
     Consistency.QUORUM,

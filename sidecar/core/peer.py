@@ -5,7 +5,7 @@ from typing import Protocol
 from buckets.topology import Node, NodeState
 from replicas.link import ReplySink
 
-LATENCY_SMOOTHING = 0.1  # weight of the newest sample in the moving average
+LATENCY_SMOOTHING = 0.3  # weight of the newest sample in the moving average
 
 
 class PeerLink(Protocol):

@@ -1,15 +1,14 @@
 """One read from its first request to its answer.
 
 The replicas that the level needs are asked at once; one that fails is replaced by another. When
-all that answered agree, the answer is theirs. When they differ, a read at QUORUM or above *settles*:
-the newest version is first written to enough replicas, read or not, that every majority a write
-needs holds it. Repairing only the replicas that were read lets a later reader go back in time.
+all that answered agree, the answer is theirs. When they differ, a read at QUORUM or above
+*settles*: the newest version is first written to enough replicas, read or not, that every majority
+a write needs holds it. Repairing only the replicas that were read lets a later reader go back.
 """
 
 from typing import TYPE_CHECKING
 
 from replicas.commands import read_command
-from replicas.layout import user_field
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import Record, decode_record
@@ -34,7 +33,7 @@ class ReadRun:
         "core",
         "disagree",
         "failed",
-        "field",
+        "key",
         "needs",
         "op",
         "raws",
@@ -49,7 +48,7 @@ class ReadRun:
         self.op: Read | None = op
         self.route = route
         self.needs = read_needs
-        self.field = user_field(op.key)
+        self.key = op.key
         self.asked = 0
         self.acked = 0
         self.failed = 0
@@ -76,7 +75,7 @@ class ReadRun:
         if (
             link is not None
             and peer.counts
-            and link.send(read_command(self.route.read_head, self.field), self, slot)
+            and link.send(read_command(self.route.read_prefix, self.key), self, slot)
         ):
             peer.reads += 1
         else:
@@ -189,7 +188,7 @@ class ReadRun:
         behind = self.acked & ~holders
         before_answer = op.level in SETTLING_LEVELS
         op.record = best
-        repair = RepairRun(self.core, self.route, self.field, best, holders=holders)
+        repair = RepairRun(self.core, self.route, self.key, best, holders=holders)
         if before_answer:
             repair.settle(behind, self)
         else:

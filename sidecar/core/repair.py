@@ -6,7 +6,7 @@ repair that fails is replaced by another replica. *Mending* follows an answer an
 
 from typing import TYPE_CHECKING, Protocol
 
-from replicas.commands import write_command
+from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import Record
@@ -29,20 +29,20 @@ class Settler(Protocol):
 class RepairRun:
     """One version being written back; the sink of the replicas' acknowledgements."""
 
-    __slots__ = ("core", "failed", "field", "holders", "needs", "record", "route", "sent", "waiter")
+    __slots__ = ("core", "failed", "holders", "key", "needs", "record", "route", "sent", "waiter")
 
     def __init__(
         self,
         core: "Coordinator",
         route: Route,
-        field: bytes,
+        key: bytes,
         record: Record | None,
         *,
         holders: int,
     ) -> None:
         self.core = core
         self.route = route
-        self.field = field
+        self.key = key
         self.record = record
         self.holders = holders
         self.sent = 0
@@ -69,8 +69,8 @@ class RepairRun:
         if self.record is None or link is None:
             self.failed |= 1 << slot
             return
-        command = write_command(self.route.write_heads[slot], self.field, self.record.raw)
-        if link.send(command, self, slot):
+        suffix = write_suffix(self.key, self.record.raw, self.route.write_limits)
+        if link.send(self.route.write_prefixes[slot] + suffix, self, slot):
             self.core.counters.read_repairs += 1
         else:
             self.failed |= 1 << slot

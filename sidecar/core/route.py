@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from buckets.bucket_map import Bucket, Consistency, Keyspace, Stage
 from buckets.hashing import key_hash
-from replicas.commands import read_head, write_head
+from replicas.commands import pack_limits, read_prefix, write_prefix
 from replicas.fence import Role, decode_fence
 from replicas.layout import bucket_keys
 from replicas.quorum import Needs, smallest_set
@@ -37,12 +37,13 @@ class Route:
         "orders_age",
         "peers",
         "plans",
-        "read_head",
         "read_needs",
+        "read_prefix",
         "settings",
         "turn",
-        "write_heads",
+        "write_limits",
         "write_needs",
+        "write_prefixes",
         "zone",
     )
 
@@ -59,16 +60,12 @@ class Route:
         # Fence bytes that were already judged good, one a slot: the hot path compares bytes.
         self.known_fences: list[bytes | None] = [None] * len(self.peers)
         keys = bucket_keys(self.keyspace, bucket.id)
-        self.read_head = read_head(keys)
-        self.write_heads = tuple(
-            write_head(
-                keys,
-                epoch=bucket.epoch,
-                incarnation=owner.incarnation,
-                max_skew_ms=self.settings.max_skew_ms,
-                log_bytes=self.settings.log_bytes_per_bucket,
-            )
-            for owner in self.members.slots
+        self.read_prefix = read_prefix(keys)
+        self.write_limits = pack_limits(
+            self.settings.max_skew_ms, self.settings.log_bytes_per_bucket
+        )
+        self.write_prefixes = tuple(
+            write_prefix(keys, bucket.epoch, owner.incarnation) for owner in self.members.slots
         )
         self.write_needs: dict[Consistency, Needs | None] = {}
         self.read_needs: dict[Consistency, Needs | None] = {}

@@ -7,8 +7,7 @@ it in one atomic step) and UNKNOWN (anything else).
 
 from typing import TYPE_CHECKING
 
-from replicas.commands import write_command
-from replicas.layout import user_field
+from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import encode_record
@@ -44,16 +43,15 @@ class WriteRun:
         "core",
         "countable",
         "failed",
-        "field",
         "needs",
         "op",
-        "record",
         "refusals",
         "refused",
         "route",
         "sent",
         "sent_at",
         "stale",
+        "suffix",
         "whys",
     )
 
@@ -62,10 +60,10 @@ class WriteRun:
         self.op: Write | None = op
         self.route = route
         self.needs = write_needs
-        self.field = user_field(op.key)
-        self.record = encode_record(
+        record = encode_record(
             op.version, op.value or b"", expires_at_ms=op.expires_at_ms, tombstone=op.value is None
         )
+        self.suffix = write_suffix(op.key, record, route.write_limits)
         self.sent = 0  # replicas that may have seen it, in any attempt of this run
         self.acked = 0
         self.refused = 0  # replicas that proved they did not apply it
@@ -88,8 +86,7 @@ class WriteRun:
             # A suspect owner gets the write too (it carries a version); it only counts in nothing.
             if link is None:
                 continue
-            command = write_command(self.route.write_heads[slot], self.field, self.record)
-            if link.send(command, self, slot):
+            if link.send(self.route.write_prefixes[slot] + self.suffix, self, slot):
                 self.sent |= 1 << slot
                 peer.writes += 1
             else:

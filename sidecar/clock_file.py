@@ -1,0 +1,64 @@
+"""A ceiling on disk that makes versions grow over restarts, even when the clock steps back.
+
+The file holds a time (Unix milliseconds) that no version issued so far passes. It is kept a little
+ahead of the clock, renewed while there are writes, and lowered to the truth on a clean stop.
+"""
+
+import os
+from pathlib import Path
+
+from replicas.version import HybridClock
+
+FILE_NAME = "clock"
+# Below the skew that replicas accept (500 ms by default), so that what a process issues after a
+# crash, above its predecessor's ceiling, is not refused as too far ahead.
+LEAD_MS = 400
+
+
+class DurableClock(HybridClock):
+    """A hybrid clock whose ceiling is on disk before any version passes it.
+
+    Without a directory there is no ceiling, and nothing is promised over restarts.
+    """
+
+    __slots__ = ("_ceiling_ms", "_path")
+
+    def __init__(self, writer: bytes, directory: str) -> None:
+        self._path = Path(directory) / FILE_NAME if directory else None
+        self._ceiling_ms = _read(self._path)
+        super().__init__(writer, self._ceiling_ms)
+
+    def next(self, now_ms: int) -> bytes:
+        """As HybridClock.next; raises the ceiling first when it would be passed (one fsync)."""
+        version = super().next(now_ms)
+        if self.last_ms > self._ceiling_ms and self._path is not None:
+            self._write(self.last_ms + LEAD_MS)
+        return version
+
+    def keep_ahead(self) -> None:
+        """Raise the ceiling before `next` has to. Call it a few times a second."""
+        if self._path is not None and self._ceiling_ms - LEAD_MS // 2 < self.last_ms:
+            self._write(self.last_ms + LEAD_MS)
+
+    def settle(self) -> None:
+        """A clean stop: nothing later was issued, nor will be."""
+        if self._path is not None and self.last_ms:
+            self._write(self.last_ms)
+
+    def _write(self, ceiling_ms: int) -> None:
+        if self._path is None:
+            return
+        new = self._path.with_suffix(".new")
+        with new.open("w") as file:
+            file.write(f"{ceiling_ms}\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self._path)
+        self._ceiling_ms = ceiling_ms
+
+
+def _read(path: Path | None) -> int:
+    if path is None or not path.exists():
+        return 0
+    text = path.read_text().strip()
+    return int(text) if text.isdigit() and len(text) < 15 else 0

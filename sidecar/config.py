@@ -1,0 +1,121 @@
+"""The sidecar's configuration: one frozen, typed value; a key that is not known is an error."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+ENV_PREFIX = "DABBA_SIDECAR_"
+
+
+class ConfigError(Exception):
+    """The configuration can not be used; the text says which key, its bound, and what to do."""
+
+
+class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a sidecar is told. Addresses are host:port, port 0 takes a free one."""
+
+    cluster: str  # name of the cluster whose map it serves
+    zone: str  # the zone it stands in: nearest replicas, LOCAL levels
+    id: str = ""  # empty: made from host name and process
+    grpc: str = "127.0.0.1:7070"
+    redis: str = "127.0.0.1:6380"
+    grpc_socket: str = ""  # path of a Unix socket; empty: none
+    redis_socket: str = ""
+    admin: str = "127.0.0.1:7071"
+    control_planes: tuple[str, ...] = ()
+    state_dir: str = ""  # keeps the map and the clock over restarts; empty: keeps nothing
+    ports_file: str = ""  # where to write the addresses really bound, as JSON
+    workers: int = 1  # processes that share the doors
+    default_timeout_ms: int = 1000  # of requests that bring no deadline
+    drain_timeout_ms: int = 10_000  # on SIGTERM, for what is in flight
+    first_map_timeout_ms: int = 0  # 0: wait for a first map for ever
+    max_connections: int = 10_000  # per door and worker
+    allow_remote: bool = False  # doors on addresses other than loopback
+
+
+_BOUNDS = {
+    "workers": (1, 64),
+    "default_timeout_ms": (1, 600_000),
+    "drain_timeout_ms": (0, 600_000),
+    "first_map_timeout_ms": (0, 3_600_000),
+    "max_connections": (1, 1_000_000),
+}
+_ADDRESSES = ("grpc", "redis", "admin")
+
+
+def load_config(path: str | None, overrides: Mapping[str, object]) -> SidecarConfig:
+    """From a JSON file (if any), then DABBA_SIDECAR_* variables, then `overrides`.
+
+    Raises ConfigError; the nearest right key is named for one that is not known.
+    """
+    values = _from_file(path) if path else {}
+    values.update(_from_environment(os.environ))
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    _refuse_unknown(values)
+    try:
+        config = msgspec.convert(values, SidecarConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {error}") from None
+    _check(config)
+    return config
+
+
+def _from_file(path: str) -> dict[str, object]:
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"configuration file {path}: {error.strerror}") from None
+    try:
+        return msgspec.json.decode(raw, type=dict[str, object])
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"configuration file {path} is not a JSON object: {error}") from None
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
+    values: dict[str, object] = {}
+    for name, value in environment.items():
+        if name.startswith(ENV_PREFIX):
+            key = name.removeprefix(ENV_PREFIX).lower()
+            values[key] = value.split(",") if key == "control_planes" else value
+    return values
+
+
+def _refuse_unknown(values: Mapping[str, object]) -> None:
+    known = SidecarConfig.__struct_fields__
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+            raise ConfigError(f"configuration: unknown key {key!r}; {hint}")
+
+
+def _check(config: SidecarConfig) -> None:
+    for key in ("cluster", "zone"):
+        if not getattr(config, key):
+            raise ConfigError(f"configuration: {key} is empty; name the sidecar's {key}")
+    for key, (low, high) in _BOUNDS.items():
+        value = getattr(config, key)
+        if not low <= value <= high:
+            raise ConfigError(f"configuration: {key} is {value}; it may be {low} to {high}")
+    for key in _ADDRESSES:
+        host, _port = split_address(key, getattr(config, key))
+        if host not in ("127.0.0.1", "::1", "localhost") and not config.allow_remote:
+            raise ConfigError(
+                f"configuration: {key} is on {host}, which other hosts can reach; use 127.0.0.1,"
+                " or set allow_remote to true if that is meant"
+            )
+    for address in config.control_planes:
+        split_address("control_planes", address)
+
+
+def split_address(key: str, address: str) -> tuple[str, int]:
+    """`host:port` as a pair; ConfigError names `key` when it is not one."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65_535:
+        raise ConfigError(
+            f"configuration: {key} is {address!r}; it must be host:port with a port of 0 to 65535"
+        )
+    return host.strip("[]"), int(port)

@@ -1,0 +1,309 @@
+"""Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
+
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+
+from protos.dabbawala.v1 import data_pb2 as pb
+from sidecar.core.coordinator import Coordinator
+from sidecar.core.location import Location, OwnerView
+from sidecar.core.operation import Read, Write
+from sidecar.errors import DataError, Fault, Reason
+from sidecar.net.grpc_errors import fail_call, failure_message
+from sidecar.wire.grpc import Call, UnaryHandler
+
+SERVICE = b"/dabbawala.v1.Data/"
+DEFAULT_KEYSPACE = "default"
+MAX_BATCH = 10_000
+
+
+class DataService:
+    """The handlers. One operation per key; the call itself is the operation's tag."""
+
+    def __init__(self, core: Coordinator, monotonic: Callable[[], float]) -> None:
+        self._core = core
+        self._monotonic = monotonic
+
+    def handlers(self) -> dict[bytes, UnaryHandler]:
+        """Full method path -> handler."""
+        return {
+            SERVICE + b"Get": self.get,
+            SERVICE + b"Put": self.put,
+            SERVICE + b"Delete": self.delete,
+            SERVICE + b"BatchGet": self.batch_get,
+            SERVICE + b"BatchWrite": self.batch_write,
+            SERVICE + b"Locate": self.locate,
+        }
+
+    def _deadline(self, call: Call, timeout_ms: int) -> float:
+        """The earlier of the request's timeout and the caller's grpc-timeout, in loop time."""
+        seconds = (timeout_ms or self._core.default_timeout_ms) / 1000
+        if call.timeout_ns is not None:
+            given = call.timeout_ns / 1e9
+            seconds = min(seconds, given) if timeout_ms else given
+        return self._monotonic() + seconds
+
+    # --- single keys
+
+    def get(self, call: Call, message: bytes) -> None:
+        """Get: one key."""
+        try:
+            request = pb.GetRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "GetRequest")
+            return
+        op = Read(
+            request.keyspace or DEFAULT_KEYSPACE,
+            request.key,
+            level=request.consistency,
+            deadline=self._deadline(call, request.timeout_ms),
+            done=_answer_get,
+            tag=call,
+        )
+        self._core.read(op)
+
+    def put(self, call: Call, message: bytes) -> None:
+        """Put: one key."""
+        try:
+            request = pb.PutRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "PutRequest")
+            return
+        op = Write(
+            request.keyspace or DEFAULT_KEYSPACE,
+            request.key,
+            request.value,
+            level=request.consistency,
+            deadline=self._deadline(call, request.timeout_ms),
+            done=_answer_put,
+            expires_at_ms=request.expires_at_ms,
+            version=request.retry_version,
+            tag=call,
+        )
+        self._core.write(op)
+
+    def delete(self, call: Call, message: bytes) -> None:
+        """Delete: one key."""
+        try:
+            request = pb.DeleteRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "DeleteRequest")
+            return
+        op = Write(
+            request.keyspace or DEFAULT_KEYSPACE,
+            request.key,
+            None,
+            level=request.consistency,
+            deadline=self._deadline(call, request.timeout_ms),
+            done=_answer_delete,
+            version=request.retry_version,
+            tag=call,
+        )
+        self._core.write(op)
+
+    # --- batches
+
+    def batch_get(self, call: Call, message: bytes) -> None:
+        """BatchGet: every key a read of its own, all sent at once."""
+        try:
+            request = pb.BatchGetRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "BatchGetRequest")
+            return
+        if _batch_too_large(call, len(request.keys), "keys"):
+            return
+        deadline = self._deadline(call, request.timeout_ms)
+        gather = _Gather(call, len(request.keys), pb.BatchGetResponse(), _get_result)
+        for slot, key in enumerate(request.keys):
+            op = Read(
+                request.keyspace or DEFAULT_KEYSPACE,
+                key,
+                level=request.consistency,
+                deadline=deadline,
+                done=gather.done,
+                tag=slot,
+            )
+            self._core.read(op)
+
+    def batch_write(self, call: Call, message: bytes) -> None:
+        """BatchWrite: every item a write of its own, with an outcome of its own."""
+        try:
+            request = pb.BatchWriteRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "BatchWriteRequest")
+            return
+        if _batch_too_large(call, len(request.items), "items"):
+            return
+        missing = [i for i, item in enumerate(request.items) if item.WhichOneof("change") is None]
+        if missing:
+            field = f"items[{missing[0]}].change"
+            _bad_request(call, field, "an item needs `put` or `delete`; nothing was sent")
+            return
+        deadline = self._deadline(call, request.timeout_ms)
+        gather = _Gather(call, len(request.items), pb.BatchWriteResponse(), _write_result)
+        for slot, item in enumerate(request.items):
+            is_put = item.WhichOneof("change") == "put"
+            op = Write(
+                request.keyspace or DEFAULT_KEYSPACE,
+                item.key,
+                item.put if is_put else None,
+                level=request.consistency,
+                deadline=deadline,
+                done=gather.done,
+                expires_at_ms=item.expires_at_ms if is_put else 0,
+                version=item.retry_version,
+                tag=slot,
+            )
+            self._core.write(op)
+
+    # --- where
+
+    def locate(self, call: Call, message: bytes) -> None:
+        """Locate: bucket, epoch, owners, and the one that a read would take first."""
+        try:
+            request = pb.LocateRequest.FromString(message)
+        except DecodeError:
+            _garbled(call, "LocateRequest")
+            return
+        keyspace = request.keyspace or DEFAULT_KEYSPACE
+        found = self._core.locate(keyspace, request.key, request.consistency)
+        if isinstance(found, DataError):
+            fail_call(call, found)
+        else:
+            call.respond(_location_message(found).SerializeToString())
+
+
+class _Gather:
+    """Collects the ends of a batch's operations and answers when the last is in."""
+
+    __slots__ = ("call", "encode", "left", "response", "results")
+
+    def __init__(
+        self,
+        call: Call,
+        count: int,
+        response: pb.BatchGetResponse | pb.BatchWriteResponse,
+        encode: Callable[[Read | Write], object],
+    ) -> None:
+        self.call = call
+        self.left = count
+        self.response = response
+        self.encode = encode
+        self.results: list[object] = [None] * count
+        if not count:
+            call.respond(b"")
+
+    def done(self, op: Read | Write) -> None:
+        self.results[op.tag] = self.encode(op)
+        self.left -= 1
+        if not self.left:
+            self.response.results.extend(self.results)  # type: ignore[arg-type]
+            self.call.respond(self.response.SerializeToString())
+
+
+def _get_response(op: Read) -> pb.GetResponse:
+    record = op.record
+    if record is None:
+        return pb.GetResponse(version=op.version, consistency=op.level)
+    return pb.GetResponse(
+        found=True,
+        value=record.value,
+        version=record.version,
+        consistency=op.level,
+        expires_at_ms=record.expires_at_ms,
+    )
+
+
+def _put_response(op: Write) -> pb.PutResponse:
+    return pb.PutResponse(version=op.version, superseded=op.superseded, consistency=op.level)
+
+
+def _delete_response(op: Write) -> pb.DeleteResponse:
+    return pb.DeleteResponse(
+        version=op.version,
+        superseded=op.superseded,
+        existed=op.existed,
+        consistency=op.level,
+    )
+
+
+def _answer_get(op: Read) -> None:
+    if op.error is not None:
+        fail_call(op.tag, op.error)
+    else:
+        op.tag.respond(_get_response(op).SerializeToString())
+
+
+def _answer_put(op: Write) -> None:
+    if op.error is not None:
+        fail_call(op.tag, op.error)
+    else:
+        op.tag.respond(_put_response(op).SerializeToString())
+
+
+def _answer_delete(op: Write) -> None:
+    if op.error is not None:
+        fail_call(op.tag, op.error)
+    else:
+        op.tag.respond(_delete_response(op).SerializeToString())
+
+
+def _get_result(op: Read | Write) -> pb.BatchGetResult:
+    if op.error is not None or isinstance(op, Write):
+        return pb.BatchGetResult(failure=failure_message(op.error))
+    return pb.BatchGetResult(value=_get_response(op))
+
+
+def _write_result(op: Read | Write) -> pb.BatchWriteResult:
+    if op.error is not None or isinstance(op, Read):
+        return pb.BatchWriteResult(failure=failure_message(op.error))
+    if op.value is None:
+        return pb.BatchWriteResult(delete=_delete_response(op))
+    return pb.BatchWriteResult(put=_put_response(op))
+
+
+def _location_message(found: Location) -> pb.LocateResponse:
+    return pb.LocateResponse(
+        keyspace=found.keyspace,
+        bucket=found.bucket,
+        key_hash=found.key_hash,
+        epoch=found.epoch,
+        stage=found.stage,
+        owners=[_owner_message(view) for view in found.owners],
+        pending_owners=[_owner_message(view) for view in found.pending_owners],
+        target=found.target,
+        reason=found.reason,
+        data_key=found.data_key,
+        field=found.field,
+        consistency=found.level,
+        map_revision=found.map_revision,
+    )
+
+
+def _owner_message(view: OwnerView) -> pb.OwnerView:
+    return pb.OwnerView(
+        node=view.node,
+        address=view.address,
+        zone=view.zone,
+        rack=view.rack,
+        incarnation=view.incarnation,
+        health=view.health,
+        latency_ms=view.latency_ms,
+    )
+
+
+def _garbled(call: Call, message: str) -> None:
+    _bad_request(call, "", f"the body is not a serialized dabbawala.v1.{message}")
+
+
+def _bad_request(call: Call, field: str, message: str) -> None:
+    error = DataError(Reason.REQUEST_INVALID, Fault.CALLER, message, field=field)
+    fail_call(call, error)
+
+
+def _batch_too_large(call: Call, count: int, field: str) -> bool:
+    if count <= MAX_BATCH:
+        return False
+    message = f"the batch has {count} {field}; it may have {MAX_BATCH}. Send several batches"
+    _bad_request(call, field, message)
+    return True

@@ -1,0 +1,163 @@
+"""One link to every node of the map, kept: connected with jittered backoff, checked, probed.
+
+A link belongs to one life of a server: whatever `open_link` found out about it (run id, role,
+eviction policy) holds until the connection breaks, and a restart breaks it.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import structlog
+
+from buckets.topology import Node
+from replicas.commands import PING, entry_command
+from replicas.errors import ReplicaError
+from replicas.layout import bucket_keys
+from replicas.link import Link, open_link
+from sidecar.core.coordinator import Coordinator
+from sidecar.core.peer import Peer
+from sidecar.core.route import Route
+
+log = structlog.get_logger()
+
+CONNECT_TIMEOUT_S = 2.0
+FIRST_BACKOFF_S = 0.05
+MAX_BACKOFF_S = 2.0
+PROBE_INTERVAL_S = 0.25
+# A replica that leaves requests unanswered for this long is frozen: TCP would never notice.
+FROZEN_AFTER_S = 5.0
+
+
+class Links:
+    """Keeps `Coordinator.peers` connected."""
+
+    def __init__(self, core: Coordinator, learn: Callable[[bytes], None]) -> None:
+        self._core = core
+        self._learn = learn
+        self._keepers: dict[int, asyncio.Task[None]] = {}
+        self._prober = asyncio.create_task(self._probe_forever(), name="probe-links")
+
+    def follow(self, joined: list[Node], left: list[Node]) -> None:
+        """Connect to nodes that joined the map, leave those that left it."""
+        for node in left:
+            self._stop(node.number)
+        for node in joined:
+            self._stop(node.number)
+            peer = self._core.peers[node.number]
+            keeper = self._keep(peer)
+            self._keepers[node.number] = asyncio.create_task(keeper, name=f"link-{node.id}")
+
+    def _stop(self, number: int) -> None:
+        keeper = self._keepers.pop(number, None)
+        if keeper is not None:
+            keeper.cancel()
+
+    async def close(self) -> None:
+        """Close every link."""
+        tasks = [self._prober, *self._keepers.values()]
+        self._keepers.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _keep(self, peer: Peer) -> None:
+        backoff = FIRST_BACKOFF_S
+        while True:
+            node = peer.node
+            try:
+                link = await open_link(node.host, node.port, timeout_s=CONNECT_TIMEOUT_S)
+            except ReplicaError as error:
+                self._say(peer, str(error))
+            else:
+                backoff = FIRST_BACKOFF_S
+                await self._hold(peer, link)
+            # Full jitter: after a node's restart its sidecars must not come back in step.
+            await asyncio.sleep(random.uniform(0, backoff))
+            backoff = min(backoff * 2, MAX_BACKOFF_S)
+
+    def _say(self, peer: Peer, why: str) -> None:
+        if why != peer.last_error:
+            log.warning("replica unreachable", node=peer.node.id, why=why)
+        peer.last_error = why
+
+    async def _hold(self, peer: Peer, link: Link) -> None:
+        closed = asyncio.get_running_loop().create_future()
+        link.on_closed = lambda _link: closed.done() or closed.set_result(None)
+        try:
+            if link.closed:
+                return
+            peer.connected(link, link.identity.run_id)
+            peer.latency_s = 0.0
+            self._core.health_changed()
+            log.info("replica connected", node=peer.node.id, health=peer.health)
+            await closed
+        finally:
+            if peer.link is link:
+                peer.disconnected("its connection broke")
+                self._core.health_changed()
+            link.close()
+
+    # --- probes
+
+    async def _probe_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(PROBE_INTERVAL_S)
+            now = loop.time()
+            for peer in list(self._core.peers.values()):
+                link = peer.link
+                if not isinstance(link, Link):
+                    continue
+                if link.in_flight and now - link.oldest_sent_at > FROZEN_AFTER_S:
+                    self._say(peer, f"left requests unanswered for {FROZEN_AFTER_S:g} s")
+                    link.close()
+                else:
+                    link.send(PING, _Probe(peer, loop), 0)
+            self._core.health_changed()
+
+    # --- map entries from the replicas themselves (core.Learner)
+
+    def ask_map_entry(self, route: Route, slot: int) -> None:
+        """Read the bucket's map entry that the replica in `slot` keeps beside its fence."""
+        link = route.peers[slot].link
+        command = entry_command(bucket_keys(route.keyspace, route.bucket))
+        if link is None or not link.send(command, _EntrySink(self._learn), slot):
+            route.learning = False
+
+    def learn(self, raw_entry: bytes) -> None:
+        """Adopt a newer entry of one bucket."""
+        self._learn(raw_entry)
+
+
+class _Probe:
+    """Measures one PING, queueing behind real work included."""
+
+    __slots__ = ("_loop", "_peer", "_sent_at")
+
+    def __init__(self, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
+        self._peer = peer
+        self._loop = loop
+        self._sent_at = loop.time()
+
+    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+        self._peer.observe(self._loop.time() - self._sent_at)
+
+    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+        """The link's keeper hears of it too."""
+
+
+class _EntrySink:
+    """Takes one map entry."""
+
+    __slots__ = ("_learn",)
+
+    def __init__(self, learn: Callable[[bytes], None]) -> None:
+        self._learn = learn
+
+    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+        if isinstance(reply, list) and isinstance(reply[1], bytes):
+            self._learn(reply[1])
+
+    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+        """Another replica, or the control plane, will bring it."""
