@@ -5,7 +5,7 @@ second to call every method.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final, TypeAlias, cast
 
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
@@ -27,7 +27,7 @@ SERVICE_UNKNOWN: Final = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 _INVALID_ARGUMENT: Final = 3
 _NOT_FOUND: Final = 5
 
-Status = health_pb2.HealthCheckResponse.ServingStatus.ValueType
+Status: TypeAlias = int  # one of the three above
 
 
 class HealthService:
@@ -160,7 +160,8 @@ class _Reflection:
         except DecodeError:
             self._call.fail(_INVALID_ARGUMENT, "not a ServerReflectionRequest")
             return
-        for response in self._servicer.ServerReflectionInfo(iter([request]), None):
+        no_context = cast(Any, None)  # the servicer uses none
+        for response in self._servicer.ServerReflectionInfo(iter([request]), no_context):
             if not self._call.send(response.SerializeToString()):
                 self._call.pause()  # who does not read the answers may not ask on
 

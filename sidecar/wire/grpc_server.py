@@ -221,6 +221,7 @@ class _StreamCall(_ServedCall):
             self._guarded(sink.half_closed)
 
     def stream_died(self) -> None:
-        if not self.ended and self._sink is not None:
-            self._guarded(self._sink.cancelled)
+        ended_before = self.ended
         super().stream_died()
+        if self._sink is not None and not ended_before:
+            self._guarded(self._sink.cancelled)
