@@ -1,0 +1,244 @@
+"""What the admin API shows, made from the state of the cluster and what is seen of it. Pure."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from buckets.codec import keyspace_message
+from buckets.topology import Node, NodeState
+from control_plane.controllers.cluster_state import (
+    ClusterState,
+    StoredKeyspace,
+    StoredNode,
+)
+from control_plane.controllers.sight import (
+    DOWN,
+    SUSPECT,
+    UP,
+    Sight,
+    cluster_mark,
+    health,
+)
+from protos.dabbawala.v1 import admin_pb2, map_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """UP, DOWN or SUSPECT, why, and since when (Unix milliseconds)."""
+
+    word: str
+    detail: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A control-plane instance that is alive."""
+
+    id: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything that one answer is made of."""
+
+    state: ClusterState
+    sights: Mapping[str, Sight]
+    healths: Mapping[str, Health]
+    leader: str = ""
+    instances: Sequence[Instance] = ()
+    sidecars: Sequence[admin_pb2.SidecarStatus] = ()
+    store: str = "embedded"
+    store_reachable: bool = True
+    feed_problem: str = ""
+    blocked: Mapping[str, str] = field(default_factory=dict)
+
+
+def next_healths(
+    state: ClusterState,
+    sights: Mapping[str, Sight],
+    before: Mapping[str, Health],
+    now_ms: int,
+) -> dict[str, Health]:
+    """The health of every node; `since_ms` stays while the word stays."""
+    mark = cluster_mark(state.cluster, state.uid)
+    healths: dict[str, Health] = {}
+    for node_id, stored in state.nodes.items():
+        sight = sights.get(node_id)
+        if sight is not None and sight.address != stored.node.address:
+            sight = None
+        word, detail = health(stored.record, sight, mark)
+        known = before.get(node_id)
+        since_ms = known.since_ms if known is not None and known.word == word else now_ms
+        healths[node_id] = Health(word, detail, since_ms)
+    return healths
+
+
+def status(view: View) -> admin_pb2.StatusResponse:
+    """All there is, on one page."""
+    return admin_pb2.StatusResponse(
+        cluster=view.state.cluster,
+        map_revision=view.state.revision,
+        leader=view.leader,
+        instances=[
+            admin_pb2.InstanceStatus(
+                id=instance.id, address=instance.address, leader=instance.id == view.leader
+            )
+            for instance in view.instances
+        ],
+        nodes=node_statuses(view),
+        keyspaces=[keyspace_status(view, stored) for stored in _keyspaces(view.state)],
+        sidecars=view.sidecars,
+        store=view.store,
+        store_reachable=view.store_reachable,
+        problems=problems(view),
+    )
+
+
+def node_statuses(view: View) -> list[admin_pb2.NodeStatus]:
+    """One line per node, by natural order of their ids: n2 before n10."""
+    owned = Counter(
+        owner.node
+        for stored in view.state.keyspaces.values()
+        for bucket in stored.keyspace.buckets
+        for owner in bucket.owners
+    )
+    nodes = sorted(view.state.nodes.values(), key=lambda stored: natural(stored.node.id))
+    return [_node_status(view, stored, owned[stored.node.number]) for stored in nodes]
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts n2 before n10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def node_entry(node: Node) -> map_pb2.NodeEntry:
+    """A node as it travels."""
+    return map_pb2.NodeEntry(
+        number=node.number,
+        id=node.id,
+        host=node.host,
+        port=node.port,
+        zone=node.zone,
+        rack=node.rack,
+        weight=node.weight,
+        incarnation=node.incarnation,
+        run_id=node.run_id,
+        state=map_pb2.NodeState.ValueType(node.state),
+        reason=node.reason,
+    )
+
+
+def _node_status(view: View, stored: StoredNode, owned: int) -> admin_pb2.NodeStatus:
+    node_id = stored.node.id
+    known = view.healths.get(node_id, Health(DOWN, "not looked at yet", 0))
+    answer = admin_pb2.NodeStatus(
+        node=node_entry(stored.node),
+        health=known.word,
+        detail=known.detail,
+        since_ms=known.since_ms,
+        durable=stored.record.durable,
+        owned_buckets=owned,
+    )
+    sight = view.sights.get(node_id)
+    if sight is not None and sight.reachable:
+        answer.reachable = True
+        answer.server = sight.server
+        answer.used_memory_bytes = sight.used_memory_bytes
+        answer.keys = sight.keys
+        answer.clock_offset_ms = sight.clock_offset_ms
+    return answer
+
+
+def keyspace_status(view: View, stored: StoredKeyspace) -> admin_pb2.KeyspaceStatus:
+    """How many of its buckets have all, a majority, or too few of their owners."""
+    counts = bucket_counts(view, stored)
+    return admin_pb2.KeyspaceStatus(
+        config=keyspace_message(stored.settings, creating=stored.creating),
+        buckets_healthy=counts[UP],
+        buckets_degraded=counts[SUSPECT],
+        buckets_unavailable=counts[DOWN],
+    )
+
+
+def bucket_counts(view: View, stored: StoredKeyspace) -> Counter[str]:
+    """Buckets by UP (all owners up), SUSPECT (a majority) and DOWN."""
+    good = {
+        known.node.number
+        for node_id, known in view.state.nodes.items()
+        if node_id in view.healths and view.healths[node_id].word == UP
+    }
+    counts: Counter[str] = Counter()
+    for bucket in stored.keyspace.buckets:
+        up = sum(owner.node in good for owner in bucket.owners)
+        if up == len(bucket.owners):
+            counts[UP] += 1
+        else:
+            counts[SUSPECT if up > len(bucket.owners) // 2 else DOWN] += 1
+    return counts
+
+
+def shares(view: View, stored: StoredKeyspace) -> list[admin_pb2.NodeShare]:
+    """How many buckets of a keyspace each node has."""
+    owned = Counter(owner.node for b in stored.keyspace.buckets for owner in b.owners)
+    nodes = sorted((view.state.by_number[n].node for n in owned), key=lambda n: natural(n.id))
+    return [
+        admin_pb2.NodeShare(node=node.id, zone=node.zone, buckets=owned[node.number])
+        for node in nodes
+    ]
+
+
+def problems(view: View) -> list[str]:
+    """One sentence each, with what to do; empty when all is well."""
+    found: list[str] = []
+    if view.feed_problem:
+        found.append(view.feed_problem)
+    elif not view.store_reachable:
+        found.append(
+            "the coordination store does not answer; what is shown is the last known."
+            " Reads and writes go on; start it again"
+        )
+    if not view.leader:
+        found.append("no instance leads now: nodes and keyspaces cannot be changed; wait")
+    found += [_node_problem(view, stored) for stored in _sick(view)]
+    for stored in _keyspaces(view.state):
+        found += _keyspace_problems(view, stored)
+    for sidecar in view.sidecars:
+        if sidecar.state == "REJECTED":
+            found.append(f"sidecar {sidecar.id} refused the map: {sidecar.detail}")
+    return found
+
+
+def _sick(view: View) -> list[StoredNode]:
+    nodes = sorted(view.state.nodes.values(), key=lambda stored: natural(stored.node.id))
+    return [
+        stored
+        for stored in nodes
+        if stored.node.id in view.healths and view.healths[stored.node.id].word != UP
+    ]
+
+
+def _node_problem(view: View, stored: StoredNode) -> str:
+    known = view.healths[stored.node.id]
+    what = f"node {stored.node.id} ({stored.node.zone}, {stored.node.address}) is {known.word}"
+    todo = " start it again" if known.word == DOWN else ""
+    if stored.node.state is NodeState.SUSPECT:
+        todo = ""  # its reason says what to do
+    return f"{what}: {known.detail};{todo}".rstrip(";")
+
+
+def _keyspace_problems(view: View, stored: StoredKeyspace) -> list[str]:
+    name = stored.settings.name
+    if stored.creating:
+        why = view.blocked.get(name, "its fences are being made")
+        return [f"keyspace {name} is not published yet: {why}"]
+    counts = bucket_counts(view, stored)
+    if counts[DOWN]:
+        return [f"keyspace {name}: {counts[DOWN]} buckets have lost their majority; start nodes"]
+    return []
+
+
+def _keyspaces(state: ClusterState) -> list[StoredKeyspace]:
+    return [stored for _, stored in sorted(state.keyspaces.items())]
