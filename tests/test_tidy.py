@@ -29,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     shape.known_folders,
     prose.speaks_of_itself,
     prose.named_pages_exist,
+    prose.locks_name_no_address,
 )
 
 
@@ -255,3 +256,20 @@ def test_a_page_that_is_named_is_there() -> None:
     page = source_of("docs/page.txt", "see README.md")
     assert prose.named_pages_exist([page])
     assert not prose.named_pages_exist([page, source_of("README.md", "")])
+
+
+@pytest.mark.parametrize(
+    ("line", "broken"),
+    [
+        ("--index-url https://example.org/simple", True),
+        ("-e file:///srv/x", True),
+        ("dabbawala @ https://example.org/x.whl", True),
+        ("./dabbawala", True),
+        ("hpack==4.2.0 \\", False),
+        ("    --hash=sha256:00ff", False),
+        ("async-timeout==5.0.1 ; python_full_version < '3.11.3' \\", False),
+    ],
+)
+def test_a_lock_file_names_no_address(line: str, broken: bool) -> None:
+    lock = source_of("requirements.lock", line)
+    assert bool(prose.locks_name_no_address([lock])) is broken

@@ -44,3 +44,17 @@ def named_pages_exist(sources: Sequence[Source]) -> list[str]:
         for name in _PAGE.findall(line)
         if name not in pages
     ]
+
+
+_ADDRESS = re.compile(r"://|\bfile:|^-|@ |^\.{0,2}/")
+
+
+def locks_name_no_address(sources: Sequence[Source]) -> list[str]:
+    """A lock file holds names, versions and hashes: it works with any index."""
+    return [
+        source.problem(number, "holds an address, a path or an option; renew it with make lock")
+        for source in sources
+        if source.path.suffix == ".lock"
+        for number, line in enumerate(source.text.splitlines(), 1)
+        if _ADDRESS.search(line)
+    ]
