@@ -51,6 +51,7 @@ class Call:
         http: Http2Streams,
         stream: Stream,
         counters: Counters,
+        *,
         method: bytes,
         metadata: tuple[tuple[bytes, bytes], ...],
         timeout_ns: int | None,

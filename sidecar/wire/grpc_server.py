@@ -68,9 +68,9 @@ class _ServedCall(Call):
             connection.http,
             stream,
             connection.counters,
-            request.method,
-            request.metadata,
-            request.timeout_ns,
+            method=request.method,
+            metadata=request.metadata,
+            timeout_ns=request.timeout_ns,
         )
         self._connection = connection
         self._encoding = request.encoding

@@ -3,12 +3,14 @@
 import asyncio
 import re
 import shutil
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self, cast
 
 import grpc
 import pytest
@@ -23,7 +25,7 @@ from grpc_status import rpc_status
 
 from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.grpc_standard import NOT_SERVING, SERVING, HealthService, standard_routes
-from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamSink
+from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
 
 MIB = 1024 * 1024
 UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -139,7 +141,7 @@ class RunningDoor:
         self.hung = Hung()
         self.count = CountStream()
         self.health = HealthService(SERVING)
-        unary = {
+        unary: dict[bytes, UnaryHandler] = {
             b"/t.T/Echo": echo,
             b"/t.T/Later": later,
             b"/t.T/Blob": blob,
@@ -148,7 +150,10 @@ class RunningDoor:
             b"/t.T/Broken": broken,
             b"/t.T/Hang": self.hung,
         }
-        stream = {b"/t.T/EchoStream": EchoStream(), b"/t.T/Count": self.count}
+        stream: dict[bytes, StreamHandler] = {
+            b"/t.T/EchoStream": EchoStream(),
+            b"/t.T/Count": self.count,
+        }
         routes = GrpcRoutes(unary, stream) | standard_routes(
             self.health, ["google.protobuf.FileDescriptorSet"]
         )
@@ -161,9 +166,10 @@ class RunningDoor:
         self._thread = threading.Thread(target=self.loop.run_until_complete, args=(self._serve(),))
 
     async def _serve(self) -> None:
-        tcp = await self.loop.create_server(self.door, "127.0.0.1", 0)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.port = listener.getsockname()[1]
+        tcp = await self.loop.create_server(self.door, sock=listener)
         unix = await self.loop.create_unix_server(self.door, str(self.socket_path))
-        self.port = tcp.sockets[0].getsockname()[1]
         self._ready.set()
         await self._stop.wait()
         tcp.close()
@@ -172,7 +178,7 @@ class RunningDoor:
         async with asyncio.timeout(5):
             await self.door.wait_closed()
 
-    def __enter__(self) -> "RunningDoor":
+    def __enter__(self) -> Self:
         self._thread.start()
         assert self._ready.wait(5)
         return self
@@ -204,6 +210,16 @@ def unary(channel: grpc.Channel, method: str) -> "grpc.UnaryUnaryMultiCallable[b
     return channel.unary_unary(f"/t.T/{method}")
 
 
+def streams(channel: grpc.Channel, path: str) -> "grpc.StreamStreamMultiCallable[bytes, bytes]":
+    return channel.stream_stream(path)
+
+
+def aio_unary(
+    channel: grpc.aio.Channel, method: str
+) -> "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]":
+    return channel.unary_unary(f"/t.T/{method}")
+
+
 def test_unary_calls_are_answered_at_once_and_later(channel: grpc.Channel) -> None:
     assert unary(channel, "Echo")(b"dabba", timeout=5) == b"dabba"
     assert unary(channel, "Later")(b"dabba", timeout=5) == b"dabba"
@@ -215,7 +231,8 @@ def test_errors_carry_code_message_and_details(channel: grpc.Channel) -> None:
         unary(channel, "Refuse")(b"", timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert caught.value.details() == "ключ 100% пуст"
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(cast(grpc.Call, caught.value))
+    assert status is not None
     assert status.details[0].value == b"\x00\xff"
 
 
@@ -317,14 +334,14 @@ def test_a_hundred_calls_at_once(channel: grpc.Channel) -> None:
 
 def test_a_stream_echoes_in_order(channel: grpc.Channel) -> None:
     messages = [b"%d" % turn * 3_000 for turn in range(300)]
-    answers = channel.stream_stream("/t.T/EchoStream")(iter(messages), timeout=10)
+    answers = streams(channel, "/t.T/EchoStream")(iter(messages), timeout=10)
     assert list(answers) == messages
 
 
 def test_a_stream_is_sent_no_faster_than_it_is_read(
     door: RunningDoor, channel: grpc.Channel
 ) -> None:
-    answers = channel.unary_stream("/t.T/Count")(b"5000 10000", timeout=20)
+    answers = streams(channel, "/t.T/Count")(iter([b"5000 10000"]), timeout=20)
     next(answers)
     # A round trip later, only what the windows allow has been made, not 50 MB.
     assert unary(channel, "Echo")(b"x", timeout=5) == b"x"
@@ -335,16 +352,18 @@ def test_a_stream_is_sent_no_faster_than_it_is_read(
 async def test_the_aio_client(door: RunningDoor) -> None:
     for address in door.addresses().values():
         async with grpc.aio.insecure_channel(address, options=UNLIMITED) as channel:
-            call = channel.unary_unary("/t.T/Later")
+            call = aio_unary(channel, "Later")
             messages = [b"%d" % turn * 1_000 for turn in range(100)]
             answers = await asyncio.gather(*(call(message, timeout=10) for message in messages))
             assert answers == messages
             large = b"L" * MIB
-            assert await channel.unary_unary("/t.T/Echo")(large, timeout=5) == large
-            stream = channel.stream_stream("/t.T/EchoStream")(_numbers(), timeout=5)
+            assert await aio_unary(channel, "Echo")(large, timeout=5) == large
+            echo_stream: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+            echo_stream = channel.stream_stream("/t.T/EchoStream")
+            stream = echo_stream(_numbers(), timeout=5)
             assert [answer async for answer in stream] == [b"0", b"1", b"2"]
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary("/t.T/Hang")(b"", timeout=0.1)
+                await aio_unary(channel, "Hang")(b"", timeout=0.1)
             assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
@@ -354,7 +373,7 @@ async def _numbers() -> AsyncIterator[bytes]:
 
 
 def test_health_check_and_watch(door: RunningDoor, channel: grpc.Channel) -> None:
-    stub = health_pb2_grpc.HealthStub(channel)
+    stub = cast(Any, health_pb2_grpc.HealthStub(channel))
     assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
     with pytest.raises(grpc.RpcError) as caught:
         stub.Check(health_pb2.HealthCheckRequest(service="x"), timeout=5)
@@ -375,7 +394,7 @@ def test_reflection_lists_and_describes(channel: grpc.Channel) -> None:
 
 
 def test_reflection_v1_speaks_the_same_messages(channel: grpc.Channel) -> None:
-    from_v1 = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+    from_v1 = streams(channel, "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
     request = b'"\x15grpc.health.v1.Health'  # file_containing_symbol
     (answer,) = from_v1(iter([request]), timeout=5)
     assert (
