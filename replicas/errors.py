@@ -65,6 +65,10 @@ class Misconfigured(ReplicaError):
     """The server refuses a command that a replica needs (EVALSHA, SCRIPT, INFO, TIME)."""
 
 
+class CommandFailed(ReplicaError):
+    """The server answered a command with an error."""
+
+
 # Whoever placed the server must act: its data is not what the address stands for.
 
 
