@@ -1,0 +1,29 @@
+"""What the commands need from the rest of the sidecar."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from buckets.bucket_map import Consistency
+from sidecar.core.operation import Read, Write
+
+
+class Backend(Protocol):
+    """The coordinator, as far as this door knows it.
+
+    `read` and `write` call the operation's `done` exactly once, before they return or later.
+    """
+
+    default_timeout_ms: int
+
+    def read(self, op: Read, /) -> None: ...
+
+    def write(self, op: Write, /) -> None: ...
+
+    def locate(self, keyspace: str, key: bytes, level: Consistency, /) -> Any:
+        """A dataclass that says where `key` lives, or a DataError."""
+
+    def keyspace_for_db(self, db: int, /) -> str | None: ...
+
+
+WallClock = Callable[[], int]
+"""Unix time in milliseconds."""

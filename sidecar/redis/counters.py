@@ -1,0 +1,34 @@
+"""What the Redis door counts: plain integers, read by the metrics of the admin door."""
+
+
+class RespCounters:
+    """Totals since the start. Families of commands: see `Family` in table.py."""
+
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "calls",
+        "closed_half_commands",
+        "closed_output",
+        "closed_protocol",
+        "closed_query",
+        "closed_stalled",
+        "connections_accepted",
+        "connections_rejected",
+        "errors",
+        "pauses",
+    )
+
+    def __init__(self, families: int) -> None:
+        self.calls = [0] * families
+        self.errors = 0  # replies that are errors, protocol errors included
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.connections_accepted = 0
+        self.connections_rejected = 0
+        self.closed_protocol = 0
+        self.closed_output = 0
+        self.closed_query = 0
+        self.closed_stalled = 0
+        self.closed_half_commands = 0
+        self.pauses = 0  # times that a connection was not read from for a while

@@ -1,0 +1,170 @@
+"""Commands that write without reading: SET (EX PX EXAT PXAT) SETEX PSETEX MSET DEL UNLINK."""
+
+from collections.abc import Sequence
+
+from sidecar.core.operation import Write
+from sidecar.errors import Outcome
+from sidecar.redis import replies
+from sidecar.redis.expiry import Expiry, deadline_ms
+from sidecar.redis.numbers import parse_integer
+from sidecar.redis.refusals import refuse_option
+from sidecar.redis.session import Session
+from sidecar.wire import resp_reply as resp
+
+_EXPIRIES = {option.name.encode(): option for option in Expiry}
+_LISTED_KEYS = 16  # in the error of a write of many keys
+
+
+def set_value(session: Session, args: list[bytes]) -> None:
+    """SET key value [EX s | PX ms | EXAT s | PXAT ms]."""
+    if len(args) == 3:
+        _put(session, args[1], args[2], 0)
+        return
+    options = _options(args)
+    if options is None:
+        session.fail(replies.SYNTAX)
+        return
+    expiry, amount, reading = options
+    if reading:
+        refuse_option(session, "SET", reading)
+        return
+    _put_expiring(session, "set", args[1], args[2], (expiry, amount))
+
+
+def setex(session: Session, args: list[bytes]) -> None:
+    """SETEX key seconds value."""
+    _put_expiring(session, "setex", args[1], args[3], (Expiry.EX, args[2]))
+
+
+def psetex(session: Session, args: list[bytes]) -> None:
+    """PSETEX key milliseconds value."""
+    _put_expiring(session, "psetex", args[1], args[3], (Expiry.PX, args[2]))
+
+
+def mset(session: Session, args: list[bytes]) -> None:
+    """MSET key value [key value ...]: single writes, gathered; not atomic together."""
+    if len(args) % 2 == 0:
+        session.fail(replies.wrong_arity("mset"))
+        return
+    _write_many(session, [(args[at], args[at + 1]) for at in range(1, len(args), 2)])
+
+
+def delete(session: Session, args: list[bytes]) -> None:
+    """DEL or UNLINK key [key ...]: counts the keys that an acknowledging replica reports."""
+    if len(args) == 2:
+        _start(session, args[1], None, 0)
+    else:
+        _write_many(session, [(key, None) for key in args[1:]])
+
+
+def _options(args: list[bytes]) -> tuple[Expiry | None, bytes, str] | None:
+    """The expiry, its amount, and an option that would have to read first; None: bad syntax."""
+    expiry: Expiry | None = None
+    amount = b""
+    reading: set[bytes] = set()
+    at = 3
+    while at < len(args):
+        option = args[at].upper()
+        if option in _EXPIRIES and expiry is None and at + 1 < len(args):
+            expiry, amount = _EXPIRIES[option], args[at + 1]
+            at += 2
+        elif option == b"IFEQ" and at + 1 < len(args):
+            reading.add(option)
+            at += 2
+        elif option in (b"NX", b"XX", b"GET", b"KEEPTTL"):
+            reading.add(option)
+            at += 1
+        else:
+            return None
+    if len(reading & {b"NX", b"XX", b"IFEQ"}) > 1 or (expiry and b"KEEPTTL" in reading):
+        return None
+    return expiry, amount, b" ".join(sorted(reading)).decode()
+
+
+def _put_expiring(
+    session: Session, name: str, key: bytes, value: bytes, when: tuple[Expiry | None, bytes]
+) -> None:
+    expiry, text = when
+    if expiry is None:
+        _put(session, key, value, 0)
+        return
+    amount = parse_integer(text)
+    if amount is None:
+        session.fail(replies.NOT_AN_INTEGER)
+        return
+    expires_at_ms = deadline_ms(expiry, amount, session.door.wall_ms())
+    if expires_at_ms is None:
+        session.fail(replies.invalid_expire(name))
+        return
+    _put(session, key, value, expires_at_ms)
+
+
+def _put(session: Session, key: bytes, value: bytes, expires_at_ms: int) -> None:
+    _start(session, key, value, expires_at_ms)
+
+
+def _start(session: Session, key: bytes, value: bytes | None, expires_at_ms: int) -> None:
+    op = Write(
+        session.keyspace,
+        key,
+        value,
+        level=session.level,
+        deadline=session.deadline,
+        done=session.on_write,
+        expires_at_ms=expires_at_ms,
+    )
+    if session.muted:
+        session.mute(op)
+    session.pending.append(op)
+    session.write(op)
+
+
+def _write_many(session: Session, items: list[tuple[bytes, bytes | None]]) -> None:
+    gather = session.begin_gather(_written if items[0][1] is not None else _deleted)
+    done = gather.done
+    keyspace, level, deadline = session.keyspace, session.level, session.deadline
+    gather.ops = [
+        Write(keyspace, key, value, level=level, deadline=deadline, done=done)
+        for key, value in items
+    ]
+    session.start_gather(gather, session.write)
+
+
+def _written(session: Session, ops: Sequence[Write]) -> bytes:
+    return _first_failure(session, ops) or resp.OK
+
+
+def _deleted(session: Session, ops: Sequence[Write]) -> bytes:
+    return _first_failure(session, ops) or resp.integer(sum(op.existed for op in ops))
+
+
+def _first_failure(session: Session, ops: Sequence[Write]) -> bytes | None:
+    """The first key's error, and the outcome of every key: some may well have been written."""
+    first = next((op.error for op in ops if op.error is not None), None)
+    if first is None:
+        return None
+    if len(ops) == 1:
+        return session.failure(first)
+    by_outcome: dict[str, list[str]] = {"OK": [], "UNKNOWN": [], "NOT_APPLIED": []}
+    for op in ops:
+        by_outcome[_outcome(op)].append(_named(op))
+    listed = [
+        f"{outcome}: {len(keys)} [{', '.join(keys[:_LISTED_KEYS])}"
+        f"{', ...' if len(keys) > _LISTED_KEYS else ''}]"
+        for outcome, keys in by_outcome.items()
+        if keys
+    ]
+    return session.failure(first, f"of {len(ops)} keys {'; '.join(listed)}")
+
+
+def _outcome(op: Write) -> str:
+    if op.error is None:
+        return "OK"
+    return "UNKNOWN" if op.error.outcome is Outcome.UNKNOWN else "NOT_APPLIED"
+
+
+def _named(op: Write) -> str:
+    name = replies.shown_key(op.key)
+    if op.error is not None and op.error.outcome is Outcome.UNKNOWN and op.error.version:
+        return f"{name} version={op.error.version.hex()}"
+    return name

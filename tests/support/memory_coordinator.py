@@ -1,0 +1,165 @@
+"""A coordinator with one copy of everything in memory: for tests of the doors and their benchmark.
+
+It keeps the promises of the real one as far as one copy can: versions from a hybrid logical clock,
+the last writer wins, tombstones, expiry by the clock it is given, bounds on keys and values, `done`
+called exactly once. Answers may be held back (`hold`), to test what a door does meanwhile.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from buckets.bucket_map import Consistency
+from buckets.hashing import bucket_shift, key_hash
+from replicas.record import Record, decode_record, encode_record
+from replicas.version import HybridClock
+from sidecar.core.operation import Read, Write
+from sidecar.errors import DataError, Fault, Outcome, Reason
+
+MAX_KEY_BYTES = 1024
+_BUCKETS = 64
+_UNSPECIFIED = Consistency.UNSPECIFIED
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryLocation:
+    """What `locate` answers: as much as one copy has to say."""
+
+    keyspace: str
+    bucket: int
+    epoch: int
+    owners: tuple[str, ...]
+    target: str
+    reason: str
+    consistency: Consistency
+
+
+class MemoryCoordinator:
+    """`keyspaces`: by the number that SELECT names. `clock`: Unix milliseconds."""
+
+    def __init__(
+        self,
+        keyspaces: dict[int, str],
+        clock: Callable[[], int],
+        *,
+        max_value_bytes: int = 1 << 20,
+    ) -> None:
+        self.default_timeout_ms = 1000
+        self.keyspaces = keyspaces
+        self.max_value_bytes = max_value_bytes
+        self.has_map = True
+        self.failures: dict[bytes, DataError] = {}  # answered instead, by key
+        self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
+        self._clock = clock
+        self._versions = HybridClock(b"memory:0")
+        self._shift = bucket_shift(_BUCKETS)
+        self._data: dict[str, dict[bytes, Record]] = {name: {} for name in keyspaces.values()}
+
+    def keyspace_for_db(self, db: int) -> str | None:
+        """The keyspace's name, or None."""
+        return self.keyspaces.get(db) if self.has_map else None
+
+    def read(self, op: Read) -> None:
+        """Answer a read."""
+        error = self._refusal(op.keyspace, op.key, None)
+        if error is not None:
+            op.error = error
+        else:
+            record = self._data[op.keyspace].get(op.key)
+            op.record = record if record is not None and record.live(self._clock()) else None
+            op.acks = 1
+        if op.level is _UNSPECIFIED:
+            op.level = Consistency.QUORUM
+        self._answer(op)
+
+    def write(self, op: Write) -> None:
+        """Answer a write."""
+        error = self._refusal(op.keyspace, op.key, Outcome.NOT_APPLIED)
+        if error is None and op.value is not None and len(op.value) > self.max_value_bytes:
+            error = DataError(
+                Reason.VALUE_TOO_LARGE,
+                Fault.CALLER,
+                f"the value has {len(op.value)} bytes, over {self.max_value_bytes}",
+                Outcome.NOT_APPLIED,
+                field="value",
+            )
+        if error is not None:
+            op.error = error
+        else:
+            self._apply(op)
+        self._answer(op)
+
+    def locate(self, keyspace: str, key: bytes, level: Consistency) -> MemoryLocation | DataError:
+        """Where `key` lives."""
+        error = self._refusal(keyspace, key, None)
+        if error is not None:
+            return error
+        return MemoryLocation(
+            keyspace, self.bucket(key), 1, ("memory",), "memory", "the only one", level
+        )
+
+    def cancel(self, op: Read | Write) -> None:
+        """Nothing is ever under way here."""
+
+    def bucket(self, key: bytes) -> int:
+        """The bucket of a key."""
+        return key_hash(key) >> self._shift
+
+    def hold(self) -> None:
+        """From now on hold answers back, for the test to give in any order."""
+        self.held = []
+
+    def release(self, *order: int) -> None:
+        """Give held answers: those at the places in `order`, or all."""
+        held = self.held or []
+        self.held = (
+            None if not order else [answer for at, answer in enumerate(held) if at not in order]
+        )
+        for at in order or range(len(held)):
+            held[at]()
+
+    def _answer(self, op: Read | Write) -> None:
+        if self.held is None:
+            op.done(op)  # type: ignore[arg-type]
+        else:
+            self.held.append(lambda: op.done(op))  # type: ignore[arg-type]
+
+    def _apply(self, op: Write) -> None:
+        data = self._data[op.keyspace]
+        now_ms = self._clock()
+        version = op.version or self._versions.next(now_ms)
+        before = data.get(op.key)
+        op.existed = before is not None and before.live(now_ms)
+        op.version = version
+        op.acks = 1
+        if before is not None and before.version > version:
+            op.superseded = True
+            return
+        raw = (
+            encode_record(version, op.value, expires_at_ms=op.expires_at_ms)
+            if op.value is not None
+            else encode_record(version, b"", tombstone=True)
+        )
+        record = decode_record(raw)
+        if record is not None:
+            data[op.key] = record
+
+    def _refusal(self, keyspace: str, key: bytes, outcome: Outcome | None) -> DataError | None:
+        if not self.has_map:
+            return DataError(Reason.NO_MAP, Fault.UNAVAILABLE, "no map of the cluster yet", outcome)
+        if keyspace not in self._data:
+            return DataError(
+                Reason.KEYSPACE_UNKNOWN,
+                Fault.CALLER,
+                f"there is no keyspace {keyspace!r}",
+                outcome,
+                field="keyspace",
+            )
+        if not 0 < len(key) <= MAX_KEY_BYTES:
+            return DataError(
+                Reason.KEY_INVALID,
+                Fault.CALLER,
+                f"a key has 1 to {MAX_KEY_BYTES} bytes, not {len(key)}; use a shorter one",
+                outcome,
+                field="key",
+            )
+        return self.failures.get(key) if self.failures else None
