@@ -67,7 +67,7 @@ class EmbeddedStore(SessionStore):
 
     @property
     def session_id(self) -> int:
-        return self._session_id
+        return 0 if self.closed else self._session_id
 
     @property
     def session_timeout_ms(self) -> int:

@@ -246,7 +246,10 @@ class CoordinationStore(ABC):
 
     @abstractmethod
     async def delete_tree(self, prefix: str) -> None:
-        """Remove a path and all below it. Not atomic; safe to repeat; a missing path is fine."""
+        """Remove a path and all below it; a missing path is fine.
+
+        Not atomic, and may take several deadlines; after Unavailable, call it again.
+        """
 
     @abstractmethod
     async def ephemeral(self, path: str, value: bytes) -> Registration:

@@ -120,7 +120,7 @@ class ZooKeeperStore(SessionStore):
 
     @property
     def session_id(self) -> int:
-        return self._session_id
+        return 0 if self.closed else self._session_id
 
     @property
     def session_timeout_ms(self) -> int:
@@ -139,8 +139,12 @@ class ZooKeeperStore(SessionStore):
         return names
 
     async def read_tree(self, prefix: str) -> dict[str, Entry]:
+        checked_path(prefix)
+        return await self._within_deadline(lambda: self._read_tree(prefix), writes=False)
+
+    async def _read_tree(self, prefix: str) -> dict[str, Entry]:
         entries: dict[str, Entry] = {}
-        level = [checked_path(prefix)]
+        level = [prefix]
         while level:
             found = await self._get_many(level)
             above = []
@@ -187,6 +191,10 @@ class ZooKeeperStore(SessionStore):
         await self._ask(self._start(self._client.sync_async, path))
 
     async def apply(self, ops: Sequence[SessionOp]) -> list[int]:
+        # One deadline over all the requests it may take.
+        return await self._within_deadline(lambda: self._apply(ops), writes=True)
+
+    async def _apply(self, ops: Sequence[SessionOp]) -> list[int]:
         for _ in range(_APPLY_ATTEMPTS):
             present = await self._present(
                 [op.path for op in ops if isinstance(op, Put) and op.expect is ANY]

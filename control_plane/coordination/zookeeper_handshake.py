@@ -36,6 +36,7 @@ async def granted_timeout_ms(
         async with asyncio.timeout(deadline_ms / 1000):
             while True:
                 for host, port in hosts:
+                    last_error = f"{host}:{port}: no answer"
                     try:
                         async with asyncio.timeout(_ATTEMPT_S):
                             return await _ask(host, port, wanted_ms)

@@ -38,6 +38,17 @@ class Backend:
         self.opened.append(store)
         return store
 
+    async def lose_session(self, store: CoordinationStore) -> None:
+        """End its session, and wait until it has another one."""
+        assert isinstance(store, SessionStore)
+        lost = store.session_id
+        self.end_session(store)
+
+        async def renewed() -> bool:
+            return store.session_id not in (0, lost)
+
+        await until(renewed)
+
     async def close(self) -> None:
         for store in self.opened:
             await store.close()
