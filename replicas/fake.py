@@ -1,0 +1,266 @@
+"""The simulated replica: it answers as a server with the scripts does, byte for byte.
+
+Pure: the server's clock is an argument. It is held equal to real servers by random operations, so
+that what a simulator finds out about it is true of them.
+"""
+
+import copy
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hiredis import Reader, ReplyError
+
+from replicas.fence import Fence, Role, decode_fence
+from replicas.layout import FENCE_FIELD, MAP_FIELD, USER_PREFIX
+from replicas.record import FLAG_EXPIRED, Record, decode_record
+from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
+from replicas.scripts import SCRIPTS
+from replicas.version import ZERO_VERSION, physical_ms
+
+MAX_FIELD_BYTES = 1025
+LOG_ENTRY_BYTES = 64  # as in scripts/lib/apply.lua
+
+_LIMITS = struct.Struct(">II")
+_WRITE_ARGUMENTS = 5
+_SCRIPT_BY_SHA = {script.sha: name for name, script in SCRIPTS.items()}
+
+
+@dataclass
+class State:
+    """Everything that a replica holds: hashes, change logs (entries in order), plain values."""
+
+    hashes: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
+    logs: dict[bytes, list[bytes]] = field(default_factory=dict)
+    values: dict[bytes, bytes] = field(default_factory=dict)
+
+
+class FakeReplica:
+    """One server. `execute` takes what a link would send, and returns what it would receive."""
+
+    def __init__(self, run_id: bytes) -> None:
+        self.run_id = run_id
+        self.state = State()
+        self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
+            "write": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=False),
+            "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
+            "fence_create": self._create,
+            "fence_raise": self._raise,
+            "fence_release": self._release,
+            "identity": self._identity,
+        }
+
+    # --- faults
+
+    def snapshot(self) -> State:
+        """A copy of what it holds now: what a crash may throw it back to."""
+        return copy.deepcopy(self.state)
+
+    def restart(self, run_id: bytes, state: State | None = None) -> None:
+        """A new life: with everything it held, unless `state` is given (an older snapshot)."""
+        self.run_id = run_id
+        if state is not None:
+            self.state = copy.deepcopy(state)
+
+    def restart_empty(self, run_id: bytes) -> None:
+        """A new life without a memory of the former one."""
+        self.restart(run_id, State())
+
+    # --- commands
+
+    def execute(self, command: bytes, now_ms: int) -> object:
+        """The reply to one command at `now_ms` on the server's clock (Unix milliseconds)."""
+        reader = Reader()
+        reader.feed(command)
+        arguments = reader.gets()
+        name = arguments[0].upper()
+        if name == b"EVALSHA":
+            return self._evalsha(arguments[1], arguments[2:], now_ms)
+        if name == b"HMGET":
+            fields = self.state.hashes.get(arguments[1], {})
+            return [fields.get(wanted) for wanted in arguments[2:]]
+        if name == b"GET":
+            return self.state.values.get(arguments[1])
+        if name == b"TIME":
+            return [b"%d" % (now_ms // 1000), b"%d" % (now_ms % 1000 * 1000)]
+        if name == b"PING":
+            return b"PONG"
+        return ReplyError(f"ERR unknown command '{arguments[0].decode('latin-1')}'")
+
+    def _evalsha(self, sha: bytes, arguments: list[bytes], now_ms: int) -> object:
+        name = _SCRIPT_BY_SHA.get(sha)
+        if name is None:
+            return ReplyError("NOSCRIPT No matching script.")
+        keys_end = 1 + int(arguments[0])
+        return self._scripts[name](arguments[1:keys_end], arguments[keys_end:], now_ms)
+
+    def _refuse(
+        self, keys: list[bytes], code: Code, detail: bytes | int = b"", *, entry: bool = False
+    ) -> list[object]:
+        """What a script's refusal looks like; with the map entry where a map may be old."""
+        fields = self.state.hashes.get(keys[0], {}) if code is not Code.BAD_REQUEST else {}
+        known = fields.get(MAP_FIELD) if entry else None
+        return [code.value.encode(), fields.get(FENCE_FIELD), known, detail]
+
+    # --- write and heal: scripts/lib/apply.lua
+
+    def _apply(
+        self, keys: list[bytes], arguments: list[bytes], now_ms: int, *, healing: bool
+    ) -> object:
+        record = _offered(keys, arguments)
+        if isinstance(record, bytes):
+            return self._refuse(keys, Code.BAD_REQUEST, record)
+        epoch, incarnation, field_name, _, limits = arguments
+        fields = self.state.hashes.get(keys[0], {})
+        fence = self._agreed_fence(keys, fields.get(FENCE_FIELD), epoch, incarnation)
+        if isinstance(fence, list):
+            return fence
+        max_skew_ms, log_bytes = _LIMITS.unpack(limits)
+        old = fields.get(field_name)
+        if record.is_linearizable:
+            return self._refuse(keys, Code.WRONG_MODE, b"offered")
+        if old == record.raw:
+            return APPLIED
+        if _ahead_of(record, now_ms + max_skew_ms):
+            return self._refuse(keys, Code.SKEWED, now_ms)
+        if old is not None and decode_record(old) is None:
+            outcome = APPLIED if healing else self._refuse(keys, Code.CORRUPT, b"record")
+        else:
+            outcome = self._judge(keys, fence, record, decode_record(old or b""), now_ms)
+        if outcome in (APPLIED, APPLIED_OVER_LIVE):
+            log = self.state.logs.setdefault(keys[1], [])
+            log.append(record.version + field_name[1:])
+            del log[: -max(1, log_bytes // LOG_ENTRY_BYTES)]
+            fields[field_name] = record.raw
+        return outcome
+
+    def _agreed_fence(
+        self, keys: list[bytes], raw: bytes | None, epoch: bytes, incarnation: bytes
+    ) -> Fence | list[object]:
+        """The replica's fence if it lets the writer in, otherwise the refusal."""
+        if raw is None:
+            return self._refuse(keys, Code.NO_FENCE)
+        fence = decode_fence(raw)
+        if fence is None:
+            return self._refuse(keys, Code.CORRUPT, b"fence")
+        if fence.role is Role.RELEASED:
+            return self._refuse(keys, Code.RELEASED, entry=True)
+        if fence.epoch > int.from_bytes(epoch, "big"):
+            return self._refuse(keys, Code.STALE_EPOCH, entry=True)
+        if fence.incarnation != int.from_bytes(incarnation, "big"):
+            return self._refuse(keys, Code.WRONG_INCARNATION, entry=True)
+        if fence.role is Role.READ_REPLICA:
+            return self._refuse(keys, Code.WRONG_ROLE, entry=True)
+        return fence
+
+    def _judge(
+        self, keys: list[bytes], fence: Fence, record: Record, old: Record | None, now_ms: int
+    ) -> int | list[object]:
+        """What a record of this mode comes to, where no record or a valid one stands."""
+        if old is not None and old.is_linearizable:
+            return self._refuse(keys, Code.WRONG_MODE, b"stored")
+        if record.version <= fence.closed_through:
+            return self._refuse(keys, Code.CLOSED)
+        if old is None:
+            below = record.version <= fence.purged_through
+            return self._refuse(keys, Code.PURGED) if below else APPLIED
+        if record.order <= old.order:
+            return SUPERSEDED
+        return APPLIED_OVER_LIVE if old.live(now_ms) else APPLIED
+
+    # --- fences: scripts/fence_*.lua
+
+    def _create(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        if len(keys) != 3 or len(arguments) != 2:
+            return self._refuse(keys, Code.BAD_REQUEST, b"arity")
+        raw, entry = arguments
+        fence = decode_fence(raw)
+        if fence is None or fence.role is Role.RELEASED:
+            return self._refuse(keys, Code.BAD_REQUEST, b"fence")
+        if FENCE_FIELD in self.state.hashes.get(keys[0], {}):
+            return self._refuse(keys, Code.EXISTS, entry=True)
+        for key in keys:
+            if key in self.state.hashes or key in self.state.logs:
+                return self._refuse(keys, Code.LEFTOVERS, key)
+        self.state.hashes[keys[0]] = {FENCE_FIELD: raw, MAP_FIELD: entry}
+        return 1
+
+    def _raise(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        parsed = self._new_and_old(keys, arguments, releasing=False)
+        if isinstance(parsed, list):
+            return parsed
+        new, old = parsed
+        if new.prefix != old.prefix and new.epoch <= old.epoch:
+            return self._refuse(keys, Code.STALE_EPOCH, entry=True)
+        if new.role is Role.OWNER and old.role in (Role.RELEASED, Role.READ_REPLICA):
+            return self._refuse(keys, Code.WRONG_ROLE, entry=True)
+        return self._replace(keys, new, old, arguments[1])
+
+    def _release(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        parsed = self._new_and_old(keys, arguments, releasing=True)
+        if isinstance(parsed, list):
+            return parsed
+        new, old = parsed
+        if old.epoch > new.epoch:
+            return self._refuse(keys, Code.STALE_EPOCH, entry=True)
+        return self._replace(keys, new, old, arguments[1])
+
+    def _new_and_old(
+        self, keys: list[bytes], arguments: list[bytes], *, releasing: bool
+    ) -> tuple[Fence, Fence] | list[object]:
+        """The offered and the stored fence, of one incarnation; or a refusal."""
+        if len(keys) != 1 or len(arguments) != 2:
+            return self._refuse(keys, Code.BAD_REQUEST, b"arity")
+        new = decode_fence(arguments[0])
+        if new is None or (new.role is Role.RELEASED) != releasing:
+            return self._refuse(keys, Code.BAD_REQUEST, b"fence")
+        raw = self.state.hashes.get(keys[0], {}).get(FENCE_FIELD)
+        if raw is None:
+            return self._refuse(keys, Code.NO_FENCE)
+        old = decode_fence(raw)
+        if old is None:
+            return self._refuse(keys, Code.CORRUPT, b"fence")
+        if old.incarnation != new.incarnation:
+            return self._refuse(keys, Code.WRONG_INCARNATION, entry=True)
+        return new, old
+
+    def _replace(self, keys: list[bytes], new: Fence, old: Fence, entry: bytes) -> int:
+        merged = Fence(
+            new.epoch,
+            new.stage,
+            new.role,
+            new.incarnation,
+            max(new.purged_through, old.purged_through),
+            max(new.closed_through, old.closed_through),
+        )
+        self.state.hashes[keys[0]].update({FENCE_FIELD: merged.encode(), MAP_FIELD: entry})
+        return 1
+
+    # --- identity: scripts/identity.lua
+
+    def _identity(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        return self.state.values.setdefault(keys[0], arguments[0])
+
+
+def _offered(keys: list[bytes], arguments: list[bytes]) -> Record | bytes:
+    """The record that a write brings, or which of its arguments is malformed."""
+    if len(keys) != 2 or len(arguments) != _WRITE_ARGUMENTS:
+        return b"arity"
+    epoch, incarnation, field_name, raw, limits = arguments
+    if len(epoch) != 8:
+        return b"epoch"
+    if len(incarnation) != 8:
+        return b"incarnation"
+    if not 2 <= len(field_name) <= MAX_FIELD_BYTES or not field_name.startswith(USER_PREFIX):
+        return b"field"
+    if len(limits) != _LIMITS.size:
+        return b"limits"
+    record = decode_record(raw)
+    return b"record" if record is None or record.version == ZERO_VERSION else record
+
+
+def _ahead_of(record: Record, latest_ms: int) -> bool:
+    """Whether the record comes from a clock too far ahead, or expires one before its time."""
+    if physical_ms(record.version) > latest_ms:
+        return True
+    return record.flags & FLAG_EXPIRED != 0 and record.expires_at_ms > latest_ms
