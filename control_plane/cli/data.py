@@ -102,7 +102,7 @@ def put(
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Put, request)
     written = {"superseded": response.superseded}
-    _print_write(output, request.key, keyspace, response.version, response.consistency, written)
+    _print_write(output, request, response, written)
 
 
 def delete(
@@ -125,7 +125,7 @@ def delete(
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Delete, request)
     written = {"existed": response.existed, "superseded": response.superseded}
-    _print_write(output, request.key, keyspace, response.version, response.consistency, written)
+    _print_write(output, request, response, written)
 
 
 def where(
@@ -183,26 +183,25 @@ def _get_view(request: data_pb2.GetRequest, response: data_pb2.GetResponse) -> d
 
 def _print_write(
     output: OutputFormat,
-    key: bytes,
-    keyspace: str,
-    version: bytes,
-    level: int,
+    request: data_pb2.PutRequest | data_pb2.DeleteRequest,
+    response: data_pb2.PutResponse | data_pb2.DeleteResponse,
     facts: dict[str, bool],
 ) -> None:
+    level, version = level_name(response.consistency), response.version.hex()
     if output is OutputFormat.JSON:
         print_json(
             {
-                "keyspace": keyspace,
-                **bytes_view("key", key),
+                "keyspace": request.keyspace,
+                **bytes_view("key", request.key),
                 "outcome": "OK",
-                "version": version.hex(),
-                "consistency": level_name(level),
+                "version": version,
+                "consistency": level,
                 **facts,
             }
         )
         return
     line = Text("OK", style="green")
-    line.append(f" at {level_name(level)}, version {version.hex()}", style="default")
+    line.append(f" at {level}, version {version}", style="default")
     if not facts.get("existed", True):
         line.append(", there was no value")
     if facts["superseded"]:
