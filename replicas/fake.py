@@ -79,6 +79,8 @@ class FakeReplica:
         if name == b"HMGET":
             fields = self.state.hashes.get(arguments[1], {})
             return [fields.get(wanted) for wanted in arguments[2:]]
+        if name == b"DEL":
+            return self._delete(arguments[1])
         if name == b"GET":
             return self.state.values.get(arguments[1])
         if name == b"TIME":
@@ -86,6 +88,10 @@ class FakeReplica:
         if name == b"PING":
             return b"PONG"
         return ReplyError(f"ERR unknown command '{arguments[0].decode('latin-1')}'")
+
+    def _delete(self, key: bytes) -> int:
+        found = [kind.pop(key, None) for kind in (self.state.hashes, self.state.logs)]
+        return int(any(kept is not None for kept in found))
 
     def _evalsha(self, sha: bytes, arguments: list[bytes], now_ms: int) -> object:
         name = _SCRIPT_BY_SHA.get(sha)

@@ -1,0 +1,183 @@
+"""The fake and real servers, given the same random commands: equal replies, equal state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from buckets.bucket_map import Stage
+from replicas.commands import (
+    create_fence,
+    entry_command,
+    pack_command,
+    pack_limits,
+    raise_fence,
+    read_command,
+    read_prefix,
+    release_fence,
+    set_identity,
+    write_prefix,
+    write_suffix,
+)
+from replicas.fence import Fence, Role
+from replicas.layout import FENCE_FIELD, IDENTITY_KEY, bucket_keys, user_field
+from replicas.record import KNOWN_FLAGS
+from replicas.scripts import SCRIPTS
+from replicas.version import ZERO_VERSION
+from tests.support.replica_records import flip, sealed, version_at
+from tests.support.replica_subjects import FakeSubject, ServerSubject
+from tests.support.servers import start_redis, start_valkey, stopped_after
+
+KEYS = [bucket_keys("places", bucket) for bucket in (0, 1)]
+MINUTE_MS = 60_000
+FEW = st.integers(1, 3)
+FIRST_FENCE = Fence(1, Stage.OLD, Role.OWNER, 1).encode()
+
+
+@dataclass(frozen=True)
+class Poke:
+    """Damage done behind the scripts' back."""
+
+    key: bytes
+    field: bytes
+    value: bytes
+
+
+@pytest.fixture(scope="module", params=["valkey", pytest.param("redis", marks=pytest.mark.peers)])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerSubject]:
+    start = start_valkey if request.param == "valkey" else start_redis
+    with stopped_after(start(tmp_path_factory.mktemp(request.param))) as running:
+        connected = ServerSubject(running)
+        yield connected
+        connected.close()
+
+
+# Offsets from the server's clock, which moves on while the commands run: never near the bound of
+# the skew (500 ms), so that both sides judge alike. Few of them, so that versions meet.
+offsets_ms = st.sampled_from([-MINUTE_MS * n for n in (1, 2, 3) * 4] + [MINUTE_MS])
+versions = st.builds(
+    lambda offset_ms, counter, writer: (offset_ms, counter, writer),
+    offsets_ms,
+    st.sampled_from([0, 1, 255, 256, 65535]),
+    st.sampled_from([b"node-B\x00\x00", b"node_a\x00\x00", b"\xff" * 8, b"\x00" * 8]),
+)
+rarely = st.sampled_from([False] * 11 + [True])
+good_flags = st.sampled_from([0, 0, 0, 1, 1, 2, 2, 7, 7, 8])
+user_keys = st.sampled_from([b"a", b"\x00\r\n\xff"])
+
+
+def stamp(now_ms: int, parts: tuple[int, int, bytes]) -> bytes:
+    return version_at(now_ms + parts[0], parts[1], parts[2])
+
+
+@st.composite
+def records(draw: st.DrawFn, now_ms: int) -> bytes:
+    """Mostly records as they should be; some of wrong flags, of wrong form, or damaged."""
+    version = ZERO_VERSION if draw(rarely) else stamp(now_ms, draw(versions))
+    flags = draw(st.integers(0, KNOWN_FLAGS + 1) if draw(rarely) else good_flags)
+    expiry = draw(st.sampled_from([now_ms - MINUTE_MS, now_ms + MINUTE_MS] * 4 + [0, 1 << 48]))
+    body = version + bytes([flags])
+    if (flags & 2 != 0) != draw(rarely):
+        body += expiry.to_bytes(8, "big")
+    if (flags & 1 == 0) != draw(rarely):
+        body += draw(st.sampled_from([b"", b"x", b"yy"]))
+    raw = sealed(body)
+    if draw(rarely):
+        return flip(raw, draw(st.integers(0, len(raw) - 1)))
+    return raw[: draw(st.integers(0, 32))] if draw(rarely) else raw
+
+
+@st.composite
+def fences(draw: st.DrawFn, now_ms: int, roles: tuple[Role, ...]) -> bytes:
+    bound = st.sampled_from([True, False, False])
+    fence = Fence(
+        draw(FEW),
+        draw(st.sampled_from(Stage)),
+        draw(st.sampled_from(roles)),
+        2 if draw(rarely) else 1,
+        stamp(now_ms, draw(versions)) if draw(bound) else ZERO_VERSION,
+        stamp(now_ms, draw(versions)) if draw(bound) else ZERO_VERSION,
+    ).encode()
+    return flip(fence, draw(st.integers(0, 58))) if draw(rarely) else fence
+
+
+@st.composite
+def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
+    keys = draw(st.sampled_from(KEYS))
+    entry = draw(st.sampled_from([b"", b"entry 1", b"entry 2"]))
+    living = (Role.OWNER, Role.OWNER, Role.JOINING, Role.READ_REPLICA)
+    kind = draw(st.sampled_from(["write"] * 12 + ["create", "raise", "release", "other", "other"]))
+    if kind == "write":
+        script = SCRIPTS[draw(st.sampled_from(["write", "write", "write", "heal"]))]
+        epoch = draw(st.sampled_from([3, 3, 3, 3, 2, 1]))
+        prefix = write_prefix(keys, epoch, 2 if draw(rarely) else 1, script=script)
+        limits = pack_limits(500, 1 << 20)
+        return prefix + write_suffix(draw(user_keys), draw(records(now_ms)), limits)
+    if kind == "create":
+        return create_fence(keys, draw(fences(now_ms, living)), entry)
+    if kind == "raise":
+        return raise_fence(keys, draw(fences(now_ms, (*living, Role.RELEASED))), entry)
+    if kind == "release":
+        return release_fence(keys, draw(fences(now_ms, (Role.RELEASED, Role.OWNER))), entry)
+    return draw(other_commands(now_ms))
+
+
+@st.composite
+def other_commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
+    keys = draw(st.sampled_from(KEYS))
+    choices: list[bytes | Poke] = [
+        entry_command(keys),
+        read_command(read_prefix(keys), draw(user_keys)),
+        set_identity(draw(st.sampled_from([b"one", b"two"]))),
+        pack_command(b"GET", IDENTITY_KEY),
+        pack_command(b"EVALSHA", b"0" * 40, b"0"),
+        Poke(keys.data, user_field(draw(user_keys)), draw(records(now_ms))),
+        Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
+        Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
+        pack_command(b"DEL", keys.data),
+    ]
+    return draw(st.sampled_from(choices))
+
+
+def carry_out(subject: FakeSubject | ServerSubject, command: bytes | Poke) -> object:
+    if isinstance(command, Poke):
+        subject.poke(command.key, command.field, command.value)
+        return None
+    reply = subject.execute(command)
+    if isinstance(reply, Exception):
+        return str(reply).partition(" ")[0]
+    if isinstance(reply, list) and reply and reply[0] == b"SKEWED":
+        # The servers' clocks differ by the time that passed between them.
+        assert abs(reply[3] - subject.now_ms()) < MINUTE_MS // 2
+        return [*reply[:3], "the server's clock"]
+    return reply
+
+
+def state_of(subject: FakeSubject | ServerSubject) -> object:
+    return [(subject.fields(keys.data), subject.log(keys.log)) for keys in KEYS]
+
+
+@pytest.mark.slow
+@given(data=st.data())
+@settings(
+    max_examples=250,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+    ],
+)
+def test_the_fake_answers_and_ends_up_as_a_real_server_does(
+    server: ServerSubject, data: st.DataObject
+) -> None:
+    server.clear()
+    fake = FakeSubject(server.now_ms())
+    beginning = [create_fence(keys, FIRST_FENCE, b"") for keys in KEYS]
+    more = data.draw(st.lists(commands(fake.at_ms), min_size=1, max_size=40))
+    for command in [*beginning, *more]:
+        assert carry_out(server, command) == carry_out(fake, command), command
+    assert state_of(server) == state_of(fake)
