@@ -19,8 +19,9 @@ class GrpcLimits(Http2Limits):
     """Bounds of one connection of a gRPC door, and of the door."""
 
     max_message_bytes: int = 4 * MIB
-    # Memory for requests whose end has not come, of all streams of a connection together.
+    # Memory for requests whose end has not come: of one connection, and of the whole door.
     max_held_bytes: int = 64 * MIB
+    max_door_held_bytes: int = 256 * MIB
     max_connections: int = 1_000
 
 

@@ -16,10 +16,10 @@ PREFIX: Final = Struct(">BL")
 PREFIX_BYTES: Final = 5
 
 # Status codes that this layer gives by itself.
-OK: Final = 0
-INTERNAL: Final = 13
+CANCELLED: Final = 1
 RESOURCE_EXHAUSTED: Final = 8
 UNIMPLEMENTED: Final = 12
+INTERNAL: Final = 13
 
 CONTENT_TYPE: Final = b"application/grpc"
 _CONTENT_TYPE_FIELD: Final = encode_field(b"content-type", CONTENT_TYPE)

@@ -6,6 +6,7 @@ from typing import Final
 
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
 from sidecar.wire.grpc_codec import (
+    CANCELLED,
     INTERNAL,
     PREFIX_BYTES,
     RESOURCE_EXHAUSTED,
@@ -35,10 +36,19 @@ class GrpcConnection:
     ) -> None:
         self.limits = limits
         self.counters = counters
-        self.held_bytes = 0  # of all half received requests
+        self.held_bytes = 0  # memory of the requests that are half received
         self._routes = routes
         self.http: Http2Connection[GrpcRequest] = Http2Connection(
             self, limits, counters, on_output, now_ns
+        )
+
+    def hold(self, gained: int) -> bool:
+        """Accounts for memory of half received requests; False: there is too much of it."""
+        self.held_bytes += gained
+        self.counters.held_bytes += gained
+        return (
+            self.held_bytes <= self.limits.max_held_bytes
+            and self.counters.held_bytes <= self.limits.max_door_held_bytes
         )
 
     def interpret(self, head: RequestHead) -> GrpcRequest:
@@ -100,24 +110,23 @@ class _ServedCall(Call):
                 connection.limits.max_message_bytes, self._encoding
             )
         before = reader.held_bytes
+        wrong: MessageFault | None = None
         try:
             reader.feed(data)
         except MessageFault as fault:
-            connection.held_bytes += reader.held_bytes - before
-            self.fail(fault.status, fault.text)
-            return None
-        connection.held_bytes += reader.held_bytes - before
-        if connection.held_bytes > connection.limits.max_held_bytes:
-            self.fail(
-                RESOURCE_EXHAUSTED,
-                "too much is half sent on this connection; send fewer large messages at once",
+            wrong = fault
+        if not connection.hold(reader.held_bytes - before):
+            wrong = MessageFault(
+                RESOURCE_EXHAUSTED, "too much is half sent; send fewer large messages at once"
             )
-            return None
-        return reader
+        if wrong is None:
+            return reader
+        self.fail(wrong.status, wrong.text)
+        return None
 
     def _release(self) -> None:
         if self._reader is not None:
-            self._connection.held_bytes -= self._reader.held_bytes
+            self._connection.hold(-self._reader.held_bytes)
             self._reader = None
 
     def _guarded(self, act: Callable[..., None], *arguments: object) -> bool:
@@ -145,7 +154,7 @@ class _UnaryCall(_ServedCall):
         handler: UnaryHandler,
     ) -> None:
         super().__init__(connection, stream, request)
-        self._handler = handler
+        self._handler: UnaryHandler | None = handler  # None: it has the call
 
     def receive_body(self, data: bytes, ended: bool) -> None:
         if self.ended:
@@ -179,7 +188,14 @@ class _UnaryCall(_ServedCall):
 
     def _hand_over(self, message: bytes) -> None:
         self._counters.messages_received += 1
-        self._guarded(self._handler, self, message)
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            self._guarded(handler, self, message)
+
+    def stream_died(self) -> None:
+        super().stream_died()
+        if self._handler is not None:
+            self.finish(CANCELLED)  # no service knows of this call, so none will end it
 
 
 class _StreamCall(_ServedCall):
@@ -208,9 +224,9 @@ class _StreamCall(_ServedCall):
         reader = self._read(data)
         if reader is None:
             return
-        self._connection.held_bytes -= reader.held_bytes
+        before = reader.held_bytes
         messages = reader.take()
-        self._connection.held_bytes += reader.held_bytes
+        self._connection.hold(reader.held_bytes - before)
         for message in messages:
             self._counters.messages_received += 1
             if not self._guarded(sink.message, message):

@@ -212,17 +212,16 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
         stream = self.streams.get(stream_id)
+        wrong = "" if ended else "a second header block that does not end the stream"
         try:
             self._headers.trailers(block)
         except MalformedHeaders as fault:
-            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, str(fault)) from fault
+            wrong = str(fault)
         if stream is None or stream.reset or stream.remote_closed:
             self._on_late_frame(stream_id, stream)
             return
-        if not ended:
-            raise StreamFault(
-                stream_id, h2.PROTOCOL_ERROR, "a second header block that does not end the stream"
-            )
+        if wrong:
+            raise StreamFault(stream_id, h2.PROTOCOL_ERROR, wrong)
         stream.remote_closed = True
         if stream.expected_bytes >= 0:
             _count_length(stream, 0, ended)

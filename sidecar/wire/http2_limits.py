@@ -73,17 +73,18 @@ class Budget:
 
     def spend(self, now_ns: int, earned: int = 0) -> bool:
         """Takes one token; False when there was none."""
+        if self._tokens <= 0:
+            self._refill(now_ns, earned)
         self._tokens -= 1
-        return self._tokens >= 0 or self._refill(now_ns, earned)
+        return self._tokens >= 0
 
-    def _refill(self, now_ns: int, earned: int) -> bool:
+    def _refill(self, now_ns: int, earned: int) -> None:
+        self._tokens = 0
         gained = (now_ns - self._refilled_ns) * self._per_s // SECOND_NS + earned - self._earned
         if gained > 0:
-            self._tokens = min(self._burst, self._tokens + gained)
+            self._tokens = min(self._burst, gained)
             self._refilled_ns = now_ns
             self._earned = earned
-        self._tokens = max(self._tokens, -1)
-        return self._tokens >= 0
 
 
 class Counters:
@@ -101,6 +102,7 @@ class Counters:
         "connections_shed",
         "faulty_connections",
         "handler_errors",
+        "held_bytes",
         "messages_received",
         "messages_sent",
         "resets_received",
@@ -119,6 +121,7 @@ class Counters:
         self.connections_shed = 0
         self.faulty_connections = 0
         self.handler_errors = 0
+        self.held_bytes = 0  # no total: what half received requests hold at this moment
         self.messages_received = 0
         self.messages_sent = 0
         self.resets_received = 0
