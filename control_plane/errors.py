@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 DOMAIN: Final = "dabbawala"
+MESSAGE_BOUND_CHARS: Final = 2_000  # it travels in a header
 _RETRY_AFTER_S: Final = 1
 
 
@@ -38,6 +39,7 @@ class AdminError(Exception):
         violations: Sequence[Violation] = (),
         metadata: Mapping[str, str] | None = None,
     ) -> None:
+        message = message[:MESSAGE_BOUND_CHARS]
         super().__init__(message)
         self.reason = reason
         self.message = message

@@ -88,8 +88,8 @@ class ClusterState:
     uid: str = ""
     last_number: int = 0
     counter_entry: Entry | None = None
-    nodes: Mapping[str, StoredNode] = field(default=_NO_NODES)
-    keyspaces: Mapping[str, StoredKeyspace] = field(default=_NO_KEYSPACES)
+    nodes: Mapping[str, StoredNode] = field(default_factory=lambda: _NO_NODES)
+    keyspaces: Mapping[str, StoredKeyspace] = field(default_factory=lambda: _NO_KEYSPACES)
 
     @cached_property
     def by_number(self) -> Mapping[int, StoredNode]:

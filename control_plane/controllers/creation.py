@@ -9,8 +9,7 @@ goes on from what the store and the replicas hold:
 3. the mark is taken off, which publishes the keyspace.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from buckets.bucket_map import Bucket, Keyspace, KeyspaceSettings, Owner, Stage
@@ -21,25 +20,11 @@ from buckets.topology import Node
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace, StoredNode
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import ABSENT, Op, Put
+from replicas.client import FenceChange
 from replicas.fence import Fence, Role
-from replicas.layout import BucketKeys, bucket_keys
+from replicas.layout import bucket_keys
 
 FIRST_EPOCH: Final = 1
-
-
-@dataclass(frozen=True, slots=True)
-class FenceOrder:
-    """One fence to be on one node: where, and the bytes of the fence and of the map entry."""
-
-    keyspace: str
-    bucket: int
-    fence: bytes
-    entry: bytes
-
-    @property
-    def keys(self) -> BucketKeys:
-        """The names of the bucket on the server."""
-        return bucket_keys(self.keyspace, self.bucket)
 
 
 def first_keyspace(settings: KeyspaceSettings, nodes: Sequence[Node]) -> Keyspace:
@@ -68,15 +53,20 @@ def first_writes(paths: ClusterPaths, keyspace: Keyspace) -> list[Op]:
     return ops
 
 
-def fence_orders(state: ClusterState, stored: StoredKeyspace, node: Node) -> Iterator[FenceOrder]:
+def first_fences(state: ClusterState, stored: StoredKeyspace, node: Node) -> list[FenceChange]:
     """Step 2: what one node must hold before the keyspace is published."""
+    name = stored.settings.name
     nodes = {number: known.node for number, known in state.by_number.items()}
-    for bucket in stored.keyspace.buckets:
-        for owner in bucket.owners:
-            if owner.node == node.number:
-                fence = Fence(bucket.epoch, Stage.OLD, Role.OWNER, owner.incarnation)
-                entry = encode_entry(stored.settings.name, bucket, nodes)
-                yield FenceOrder(stored.settings.name, bucket.id, fence.encode(), entry)
+    return [
+        FenceChange(
+            bucket_keys(name, bucket.id),
+            Fence(bucket.epoch, Stage.OLD, Role.OWNER, owner.incarnation),
+            encode_entry(name, bucket, nodes),
+        )
+        for bucket in stored.keyspace.buckets
+        for owner in bucket.owners
+        if owner.node == node.number
+    ]
 
 
 def publication(paths: ClusterPaths, stored: StoredKeyspace) -> list[Op]:

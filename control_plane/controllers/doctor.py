@@ -50,7 +50,7 @@ def _instance_findings(view: View, environment: Mapping[str, str]) -> Iterator[F
         cause = "no instance of the control plane leads: the map cannot be changed"
         fix = "wait some seconds; if it stays so, look at the coordination store"
         yield _error("no-leader", view.state.cluster, cause, fix)
-    if len(view.instances) == 1:
+    if len(view.instances) == 1 and view.store != "embedded":
         cause = "one instance of the control plane: the map cannot be changed while it is down"
         yield _warning("one-instance", view.instances[0].id, cause, "start a second instance")
     proxy = _proxy(environment)

@@ -22,7 +22,7 @@ from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import ABSENT, CoordinationStore, Leadership, Op, Put
 
 _RETRY_S: Final = 0.5
-_log = structlog.get_logger("leading")
+_log = structlog.get_logger(part="leading")
 
 
 class Term:

@@ -18,7 +18,7 @@ from control_plane.coordination.store import CoordinationStore
 from control_plane.errors import MapDamaged
 
 _RETRY_S: Final = 0.25
-_log = structlog.get_logger("map_feed")
+_log = structlog.get_logger(part="map_feed")
 
 
 class MapFeed:

@@ -16,14 +16,10 @@ from control_plane.controllers.records import (
     ROLE_CHANGED,
     NodeRecord,
 )
-from control_plane.controllers.sight import (
-    ServerIdentity,
-    Sight,
-    cluster_mark,
-    other_owner,
-)
+from control_plane.controllers.sight import Sight, cluster_mark, other_owner
 from control_plane.errors import Violation, invalid, refused
 from protos.dabbawala.v1 import admin_pb2
+from replicas.identity import Identity
 
 DEFAULT_WEIGHT: Final = 100
 MAX_WEIGHT: Final = 10_000
@@ -236,7 +232,7 @@ def _restarted_empty(record: NodeRecord, sight: Sight) -> NodeRecord:
 
 
 def judge_new_life(
-    record: NodeRecord, sight: Sight, expected: ServerIdentity, fences: Mapping[str, int]
+    record: NodeRecord, sight: Sight, expected: Identity, fences: Mapping[str, int]
 ) -> NodeRecord:
     """The record of a node whose server restarted: the same incarnation, or SUSPECT.
 
@@ -247,6 +243,8 @@ def judge_new_life(
     """
     if sight.identity is None:
         return _restarted_empty(record, sight)
+    if not sight.identity.names_same_node(expected):
+        return record  # another node's server at its address says nothing about its own
     if sight.identity != expected:
         reason = f"its data is of another incarnation ({sight.identity.incarnation}); {_NO_REPAIR}"
         return record.suspected(FENCES_MISSING, reason, sight.run_id)

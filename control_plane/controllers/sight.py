@@ -1,55 +1,36 @@
 """What an instance sees when it looks at a node: one immutable value per look. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
-
-import msgspec
 
 from buckets.topology import NodeState
 from control_plane.controllers.records import NodeRecord
+from replicas.identity import Identity
 
 UP: Final = "up"
 DOWN: Final = "down"
 SUSPECT: Final = "suspect"
 
+UNREACHABLE: Final = "unreachable"
+_QUARANTINED: Final = ("NotMaster", "Evicting")
 
-class ServerIdentity(msgspec.Struct, frozen=True):
-    """Whose data a server holds. `cluster` is the cluster's name and uid, so that another cluster
-    of the same name is another one.
-    """
 
-    cluster: str
-    node: str
-    incarnation: int
+# Of a server whose identity key holds something else than an identity.
+NOBODY: Final = Identity("", "", 0)
 
 
 def cluster_mark(cluster: str, uid: str) -> str:
-    """How an identity names a cluster."""
+    """How an identity names a cluster: by uid too, since two clusters may have one name."""
     return f"{cluster}/{uid}"
-
-
-def encode_identity(identity: ServerIdentity) -> bytes:
-    """As it is kept on the server."""
-    return msgspec.json.encode(identity)
-
-
-def decode_identity(raw: bytes | None) -> ServerIdentity | None:
-    """None when there is none. An unreadable one belongs to nobody: an identity of empty names."""
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw, type=ServerIdentity)
-    except (msgspec.DecodeError, msgspec.ValidationError):
-        return ServerIdentity("", "", 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
     """One look at the server at an address.
 
-    `fault` names what makes it unusable ("" for none): "unreachable", or the name of a refusal of
-    the replica link; `detail` says it in words. The rest holds for reachable servers only. Sizes in
+    `fault` names what makes it unusable ("" for none): UNREACHABLE, or the name of the replica
+    link's refusal; `detail` says it in words. The rest holds for reachable servers only. Sizes in
     bytes; `clock_offset_ms` is the server's clock minus this instance's. `configured_durable`:
     appendonly yes, appendfsync always, also while rewriting. `settled`: no rewrite is under way, so
     that all its data has reached the disk.
@@ -70,12 +51,23 @@ class Sight:
     used_memory_bytes: int = 0
     keys: int = 0
     clock_offset_ms: float = 0.0
-    identity: ServerIdentity | None = None
+    identity: Identity | None = None
 
     @property
     def reachable(self) -> bool:
         """Whether the server answered as one that can be used."""
         return not self.fault
+
+    def says_the_same(self, other: "Sight") -> bool:
+        """Whether nothing changed but what always does: times, counts, sizes."""
+        quiet = replace(
+            other,
+            at_ms=self.at_ms,
+            used_memory_bytes=self.used_memory_bytes,
+            keys=self.keys,
+            clock_offset_ms=self.clock_offset_ms,
+        )
+        return self == quiet
 
     @property
     def durable(self) -> bool:
@@ -100,7 +92,7 @@ def sight_of(
     *,
     at_ms: int,
     clock_offset_ms: float,
-    identity: ServerIdentity | None,
+    identity: Identity | None,
 ) -> Sight:
     """Make a look out of INFO, CONFIG GET *append*, TIME and the identity. `append` maps names."""
     return Sight(
@@ -125,7 +117,7 @@ def health(record: NodeRecord, sight: Sight | None, mark: str) -> tuple[str, str
     """UP, DOWN or SUSPECT, and the reason in words. `mark` is the cluster's in identities."""
     if sight is None:
         return DOWN, "not looked at yet"
-    if sight.fault == "unreachable":
+    if sight.fault and sight.fault not in _QUARANTINED:
         also = f"; {record.node.reason}" if record.node.state is NodeState.SUSPECT else ""
         return DOWN, sight.detail + also
     if record.node.state is NodeState.SUSPECT:

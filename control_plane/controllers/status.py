@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from buckets.codec import keyspace_message
@@ -60,12 +60,14 @@ def next_healths(
     state: ClusterState,
     sights: Mapping[str, Sight],
     before: Mapping[str, Health],
+    node_ids: Iterable[str],
     now_ms: int,
 ) -> dict[str, Health]:
-    """The health of every node; `since_ms` stays while the word stays."""
+    """The health of these nodes; `since_ms` stays while the word stays."""
     mark = cluster_mark(state.cluster, state.uid)
     healths: dict[str, Health] = {}
-    for node_id, stored in state.nodes.items():
+    for node_id in node_ids:
+        stored = state.nodes[node_id]
         sight = sights.get(node_id)
         if sight is not None and sight.address != stored.node.address:
             sight = None

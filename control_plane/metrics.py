@@ -1,0 +1,60 @@
+"""What Prometheus may ask: read from the instance when it is asked, nothing is counted twice."""
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from control_plane.controllers.sight import DOWN, SUSPECT, UP
+from control_plane.controllers.status import View
+
+
+class InstanceCollector(Collector):
+    """Gauges of one instance. `view` and `leads` must be safe to call from another thread."""
+
+    def __init__(self, view: Callable[[], View], leads: Callable[[], bool]) -> None:
+        self._view = view
+        self._leads = leads
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Part of prometheus_client."""
+        view = self._view()
+        yield _gauge("map_revision", "Revision of the map in use.", view.state.revision)
+        yield _gauge("leader", "1 while this instance leads.", int(self._leads()))
+        reachable = int(view.store_reachable)
+        yield _gauge("store_reachable", "1 while the store answers.", reachable)
+        yield _gauge("map_refused", "1 while the store's map is refused.", int(_refused(view)))
+        yield _gauge("sidecars", "Sidecars connected to this instance.", len(view.sidecars))
+        nodes = GaugeMetricFamily("dabbawala_nodes", "Nodes by health.", labels=["health"])
+        words = [known.word for known in list(view.healths.values())]
+        for word in (UP, SUSPECT, DOWN):
+            nodes.add_metric([word], words.count(word))
+        yield nodes
+        creating = sum(ks.creating for ks in view.state.keyspaces.values())
+        yield _gauge("keyspaces", "Published keyspaces.", len(view.state.keyspaces) - creating)
+        yield _gauge("keyspaces_creating", "Keyspaces whose fences are not all made.", creating)
+
+
+def _gauge(name: str, help_: str, value: int) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"dabbawala_{name}", help_, value=value)
+
+
+def _refused(view: View) -> bool:
+    return bool(view.feed_problem) and view.store_reachable
+
+
+class MetricsPage:
+    """A Prometheus page on a thread of its own. OSError when the port is in use."""
+
+    def __init__(self, host: str, port: int, collector: Collector) -> None:
+        registry = CollectorRegistry()
+        registry.register(collector)
+        self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        self.port: int = self._server.server_port
+
+    def close(self) -> None:
+        """Stop answering."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=5)
