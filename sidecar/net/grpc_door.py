@@ -17,6 +17,7 @@ from sidecar.wire.grpc_server import GrpcConnection
 from sidecar.wire.http2_limits import Counters
 
 SWEEP_S: Final = 1.0
+SWEEPS_TO_CLOSE: Final = 10
 WRITE_HIGH_BYTES: Final = 512 * 1024
 
 
@@ -100,6 +101,7 @@ class _DoorConnection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._grpc: GrpcConnection | None = None
+        self._sweeps_since_finished = 0
 
     # What the transport calls.
 
@@ -133,12 +135,12 @@ class _DoorConnection(asyncio.Protocol):
         # A client that does not read its answers is not read either: what it can make us keep is
         # bounded.
         self._http.out.writable = False
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._http.out.writable = True
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
             self._flush_soon()
 
@@ -148,10 +150,14 @@ class _DoorConnection(asyncio.Protocol):
         self._http.drain(self._clock())
 
     def sweep(self, now_ns: int) -> None:
-        self._http.sweep(now_ns)
+        if self._http.finished:
+            self._sweeps_since_finished += 1
+            if self._sweeps_since_finished > SWEEPS_TO_CLOSE:
+                self.abort()  # what is left to write will not be read
+                return
+        else:
+            self._http.sweep(now_ns)
         self._flush()
-        if self._http.finished and not self._http.out.writable and self._transport is not None:
-            self._transport.abort()
 
     def abort(self) -> None:
         if self._transport is not None:

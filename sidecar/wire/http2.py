@@ -195,11 +195,8 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
             meaning, expected = self._headers.request(block)
         except MalformedHeaders as fault:
             raise StreamFault(stream_id, h2.PROTOCOL_ERROR, str(fault)) from fault
-        if (
-            stream_id > self._refuse_above
-            or len(self.streams) >= self._limits.max_concurrent_streams
-        ):
-            raise StreamFault(stream_id, h2.REFUSED_STREAM, "draining, or too many streams")
+        if stream_id > self._refuse_above or self._is_full():
+            raise StreamFault(stream_id, h2.REFUSED_STREAM, "draining, or too much at work")
         if ended and expected > 0:
             raise StreamFault(stream_id, h2.PROTOCOL_ERROR, "content-length without a body")
         stream = Stream(
@@ -209,6 +206,13 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
         stream.remote_closed = ended
         self.streams[stream_id] = stream
         stream.user = self._application.open(stream, meaning, ended)
+
+    def _is_full(self) -> bool:
+        limits = self._limits
+        return (
+            len(self.streams) >= limits.max_concurrent_streams
+            or self.out.queued_bytes > limits.max_connection_queued_bytes
+        )
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:
         stream = self.streams.get(stream_id)

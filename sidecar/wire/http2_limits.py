@@ -23,6 +23,9 @@ class Http2Limits:
     # What one stream may have queued behind a closed window; the service is told to wait far
     # earlier.
     max_queued_bytes: int = 64 * MIB
+    # With this much queued on all streams, new ones are refused. Reading cannot stop instead: the
+    # window updates that would free the queues come the same way.
+    max_connection_queued_bytes: int = 64 * MIB
     # What is made ready for the socket in one turn of the loop.
     max_turn_bytes: int = 256 * KIB
 

@@ -43,6 +43,7 @@ class Outbox:
         self.corked = False  # someone will call `take`
         self.writable = True  # False while the socket's buffer is full
         self.data_frames = 0
+        self.queued_bytes = 0  # of all streams
         # What the peer has set.
         self.window = DEFAULT_WINDOW_BYTES
         self.initial_window = DEFAULT_WINDOW_BYTES
@@ -99,6 +100,7 @@ class Outbox:
         if backlog is None:
             backlog = stream.backlog = Backlog()
         backlog.push(data)
+        self.queued_bytes += len(data)
         self._schedule(stream, backlog)
         return backlog.size_bytes
 
@@ -110,6 +112,12 @@ class Outbox:
             return
         self.headers(stream.id, block, END_STREAM)
         self._on_sent(stream)
+
+    def discard(self, stream: Stream) -> None:
+        """Forgets what is queued on a dead stream."""
+        if stream.backlog is not None:
+            self.queued_bytes -= stream.backlog.size_bytes
+            stream.backlog = None
 
     def window_opened(self, stream: Stream) -> None:
         """To be called when a stream's send window has grown."""
@@ -159,6 +167,7 @@ class Outbox:
 
     def _send_frame(self, stream: Stream, backlog: Backlog, size: int) -> None:
         self.window -= size
+        self.queued_bytes -= size
         stream.send_window -= size
         self.data_frames += 1
         backlog.progressed = True

@@ -14,7 +14,7 @@ from sidecar.wire import http2_frames as h2
 from sidecar.wire.http2_frames import ConnectionFault, StreamFault
 from sidecar.wire.http2_limits import Budget, Counters, Http2Limits
 from sidecar.wire.http2_outbox import Outbox, must_wait
-from sidecar.wire.http2_stream import Stream
+from sidecar.wire.http2_stream import IGNORES, Stream
 
 DRAIN_PING: Final = b"draining"
 REMEMBERED_RESETS: Final = 4_096
@@ -208,7 +208,7 @@ class Http2Streams:
         if stream.reset:
             return
         stream.reset = True
-        stream.backlog = None
+        self.out.discard(stream)
         if stream.work_ended:
             self._forget(stream)
         else:
@@ -216,6 +216,7 @@ class Http2Streams:
 
     def _forget(self, stream: Stream) -> None:
         self.streams.pop(stream.id, None)
+        stream.user = IGNORES  # a cycle of call and stream would be left to the garbage collector
         if not self.streams:
             self._idle_since_ns = self._now_ns
             if self._refuse_above < h2.LARGEST_STREAM_ID:

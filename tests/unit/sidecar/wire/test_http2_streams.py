@@ -186,6 +186,20 @@ def test_a_writer_that_does_not_wait_loses_its_stream(service: Service) -> None:
     assert service.cancelled == [writer]
 
 
+def test_answers_that_are_not_read_stop_new_streams(service: Service) -> None:
+    peer = service.peer(max_connection_queued_bytes=100 * KIB)
+    peer.says(call(1, "/t.T/Keep"), call(3, "/t.T/Keep"))
+    for kept in service.kept:
+        kept.respond(b"x" * 100 * KIB)
+    peer.hears()
+    peer.says(call(5))
+    assert peer.hears() == ["RST_STREAM 5 REFUSED_STREAM"]
+    peer.says(h2.rst_stream_frame(1, h2.CANCEL), call(7))
+    assert peer.hears() == ["HEADERS 7 200"]
+    peer.says(h2.rst_stream_frame(3, h2.CANCEL), h2.rst_stream_frame(7, h2.CANCEL))
+    assert peer.http.out.queued_bytes == 0
+
+
 # A full socket.
 
 
