@@ -431,14 +431,6 @@ class TestRaiseFence:
         assert code_of(reply) is Code.STALE_EPOCH
         assert stored_fence(replica) == FENCE
 
-    def test_purged_and_closed_through_never_fall(self, replica: Subject) -> None:
-        low, high = version_at(1000), version_at(2000)
-        put_fence(replica, fence_with(purged_through=high, closed_through=low))
-        newer = fence_with(epoch=6, purged_through=low, closed_through=high)
-        assert replica.execute(raise_fence(KEYS, newer.encode(), ENTRY)) == 1
-        expected = fence_with(epoch=6, purged_through=high, closed_through=high)
-        assert stored_fence(replica) == expected
-
     @pytest.mark.parametrize("role", [Role.RELEASED, Role.READ_REPLICA])
     def test_who_lacks_writes_must_join_before_it_owns(self, replica: Subject, role: Role) -> None:
         put_fence(replica, fence_with(role=role))
@@ -447,13 +439,6 @@ class TestRaiseFence:
         joining = fence_with(epoch=6, role=Role.JOINING)
         assert replica.execute(raise_fence(KEYS, joining.encode(), ENTRY)) == 1
         assert replica.execute(raise_fence(KEYS, fence_with(epoch=7).encode(), ENTRY)) == 1
-
-    def test_a_fence_that_fails_its_checksum_is_not_raised(self, replica: Subject) -> None:
-        broken = flip(FENCE.encode(), 5)
-        replica.poke(KEYS.data, FENCE_FIELD, broken)
-        reply = replica.execute(raise_fence(KEYS, fence_with(epoch=6).encode(), ENTRY))
-        assert code_of(reply) is Code.CORRUPT
-        assert replica.fields(KEYS.data)[FENCE_FIELD] == broken
 
 
 class TestReleaseFence:
@@ -482,6 +467,38 @@ class TestReleaseFence:
         assert code_of(replica.execute(release_fence(KEYS, other, b"s"))) is Code.WRONG_INCARNATION
         replica.clear()
         assert code_of(replica.execute(release_fence(KEYS, other, b"s"))) is Code.NO_FENCE
+
+
+@pytest.mark.parametrize(
+    ("build", "role"), [(raise_fence, Role.OWNER), (release_fence, Role.RELEASED)]
+)
+class TestChangeOfAFence:
+    @pytest.mark.parametrize(("there", "offered"), [(2000, 1000), (1000, 2000)])
+    def test_purged_and_closed_through_never_fall(
+        self,
+        replica: Subject,
+        build: Callable[..., bytes],
+        role: Role,
+        there: int,
+        offered: int,
+    ) -> None:
+        old, new = version_at(there), version_at(offered)
+        put_fence(replica, fence_with(purged_through=old, closed_through=old))
+        newer = fence_with(epoch=6, role=role, purged_through=new, closed_through=new)
+        assert replica.execute(build(KEYS, newer.encode(), ENTRY)) == 1
+        highest = version_at(2000)
+        assert stored_fence(replica) == fence_with(
+            epoch=6, role=role, purged_through=highest, closed_through=highest
+        )
+
+    def test_is_refused_when_the_stored_one_fails_its_checksum(
+        self, replica: Subject, build: Callable[..., bytes], role: Role
+    ) -> None:
+        broken = flip(FENCE.encode(), 5)
+        replica.poke(KEYS.data, FENCE_FIELD, broken)
+        reply = replica.execute(build(KEYS, fence_with(epoch=6, role=role).encode(), ENTRY))
+        assert code_of(reply) is Code.CORRUPT
+        assert replica.fields(KEYS.data)[FENCE_FIELD] == broken
 
 
 @pytest.mark.parametrize(
