@@ -77,11 +77,16 @@ class _Sent:
 class Subscription:
     """One delta stream. Feed it requests, send what `next_batch` answers."""
 
-    def __init__(self, types: Sequence[str] = RESOURCE_TYPES) -> None:
+    def __init__(
+        self,
+        types: Sequence[str] = RESOURCE_TYPES,
+        response_bound_bytes: int = RESPONSE_BOUND_BYTES,
+    ) -> None:
         self.identity: Identity | None = None
         self.acked_revision = 0
         self.detail = ""  # of the last refusal that still stands
         self._order = types
+        self._response_bound_bytes = response_bound_bytes
         self._types: dict[str, _TypeState] = {}
         self._pending: dict[str, _Sent] = {}  # by nonce
         self._nonce = 0
@@ -248,7 +253,7 @@ class Subscription:
             size_bytes = 0
             for name, version in _missing(self._types[type_url], resources):
                 added = len(resources[name].framed) if version else len(name)
-                if part and size_bytes + added > RESPONSE_BOUND_BYTES:
+                if part and size_bytes + added > self._response_bound_bytes:
                     yield type_url, part
                     part, size_bytes = {}, 0
                 part[name] = version
