@@ -220,6 +220,24 @@ async def test_a_locked_file_is_unavailable_within_the_deadline_and_nobody_leads
     assert again.term > leadership.term
 
 
+@slow
+async def test_a_file_that_did_not_answer_for_a_while_gives_a_resync(on_sqlite: Backend) -> None:
+    store = await on_sqlite.open(operation_timeout_ms=300)
+    watch = store.watch("/epoch")
+    await anext(watch)
+    holder = locked(on_sqlite)
+    # Each waits for the lock, one after the other, and the poll behind them for too long.
+    writes = []
+    for n in range(60):
+        writes.append(asyncio.create_task(store.write(f"/{n}", b"")))
+        await asyncio.sleep(0.025)
+    refused = await asyncio.gather(*writes, return_exceptions=True)
+    assert all(isinstance(answer, Unavailable) for answer in refused)
+    holder.close()
+    async with asyncio.timeout(10):
+        assert await anext(watch) == Changed("/epoch", None, resync=True)
+
+
 async def test_the_file_survives_being_closed_and_opened(on_sqlite: Backend) -> None:
     first = await on_sqlite.open()
     await first.write("/a", b"kept")
