@@ -81,8 +81,12 @@ class Call:
         return self._stream.reset
 
     def respond(self, message: bytes) -> None:
-        """The one message of a unary answer, status OK."""
+        """The one message of a unary answer, or the last one of a stream; status OK."""
         if self.ended:
+            return
+        if self._answering:
+            self.send(message)
+            self.finish()
             return
         counters = self._counters
         counters.messages_sent += 1

@@ -18,7 +18,7 @@ from sidecar.wire.grpc_request import GrpcRequest, read_request
 from sidecar.wire.http2 import Http2Connection
 from sidecar.wire.http2_headers import RequestHead
 from sidecar.wire.http2_limits import Counters
-from sidecar.wire.http2_stream import IGNORES, Stream, StreamUser
+from sidecar.wire.http2_stream import Stream
 
 logger: Final = logging.getLogger(__name__)
 
@@ -54,17 +54,16 @@ class GrpcConnection:
     def interpret(self, head: RequestHead) -> GrpcRequest:
         return read_request(head, self._routes)
 
-    def open(self, stream: Stream, meaning: GrpcRequest, ended: bool) -> StreamUser:
+    def open(self, stream: Stream, meaning: GrpcRequest, ended: bool) -> None:
         if meaning.unary is not None:
-            call: _ServedCall = _UnaryCall(self, stream, meaning, meaning.unary)
+            stream.user = _UnaryCall(self, stream, meaning, meaning.unary)
         elif meaning.stream is not None:
-            call = _StreamCall(self, stream, meaning, meaning.stream)
+            call = stream.user = _StreamCall(self, stream, meaning)
+            call.begin(meaning.stream)
         else:
             self.http.end(stream, meaning.refusal)
-            return IGNORES
         if ended:
-            call.receive_body(b"", True)
-        return call
+            stream.user.receive_body(b"", True)
 
 
 class _ServedCall(Call):
@@ -203,15 +202,12 @@ class _StreamCall(_ServedCall):
 
     __slots__ = ("_sink",)
 
-    def __init__(
-        self,
-        connection: GrpcConnection,
-        stream: Stream,
-        request: GrpcRequest,
-        handler: StreamHandler,
-    ) -> None:
+    def __init__(self, connection: GrpcConnection, stream: Stream, request: GrpcRequest) -> None:
         super().__init__(connection, stream, request)
         self._sink: StreamSink | None = None
+
+    def begin(self, handler: StreamHandler) -> None:
+        """Apart from the constructor: the stream must know its user before a service acts."""
         self._guarded(self._begin, handler)
 
     def _begin(self, handler: StreamHandler) -> None:

@@ -14,7 +14,7 @@ from sidecar.wire.http2_frames import ConnectionFault, StreamFault
 from sidecar.wire.http2_headers import HeaderBlocks, MalformedHeaders, Meaning, RequestHead
 from sidecar.wire.http2_limits import Counters, Http2Limits
 from sidecar.wire.http2_settings import greeting, read_settings
-from sidecar.wire.http2_stream import Stream, StreamUser
+from sidecar.wire.http2_stream import Stream
 from sidecar.wire.http2_streams import DRAIN_PING, Http2Streams
 
 _unpack_header = h2.FRAME_HEADER.unpack_from
@@ -28,8 +28,8 @@ class Application(Protocol[Meaning]):
         `head` alone.
         """
 
-    def open(self, stream: Stream, meaning: Meaning, ended: bool) -> StreamUser:
-        """A request has begun; `ended`: it has no body. May answer at once."""
+    def open(self, stream: Stream, meaning: Meaning, ended: bool) -> None:
+        """A request has begun; `ended`: it has no body. Sets `stream.user`, or answers at once."""
 
 
 class _OpenBlock:
@@ -205,7 +205,7 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
         stream.expected_bytes = expected
         stream.remote_closed = ended
         self.streams[stream_id] = stream
-        stream.user = self._application.open(stream, meaning, ended)
+        self._application.open(stream, meaning, ended)
 
     def _is_full(self) -> bool:
         limits = self._limits

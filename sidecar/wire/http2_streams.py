@@ -134,6 +134,7 @@ class Http2Streams:
     def sweep(self, now_ns: int) -> None:
         """Ends what takes too long. To be called every second or so."""
         limits = self._limits
+        self._now_ns = now_ns
         if self.out.writable:
             self._unwritable_since_ns = 0
         else:

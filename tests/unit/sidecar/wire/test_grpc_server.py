@@ -35,6 +35,23 @@ class Recorder:
         self.events.append("cancelled")
 
 
+class Flooding(Recorder):
+    """Sends without waiting, from its very start."""
+
+    cancelled_calls = 0
+
+    def start(self, call: Call) -> StreamSink:
+        super().start(call)
+        call.on_cancel = self._on_cancel
+        while not call.cancelled:
+            call.send(b"x" * 50_000)
+        return self
+
+    def _on_cancel(self, call: Call) -> None:
+        self.cancelled_calls += 1
+        call.finish()
+
+
 class Failing:
     def start(self, call: Call) -> StreamSink:
         raise RuntimeError("a bug in start")
@@ -243,6 +260,25 @@ def test_a_stream_may_fail_after_messages(peer: Peer, recorder: Recorder) -> Non
         "TRAILERS 1 grpc-status=14 grpc-message=no owner answers",
         "RST_STREAM 1 NO_ERROR",
     ]
+
+
+def test_a_stream_may_respond_last(peer: Peer, recorder: Recorder) -> None:
+    peer.says(request(1, "/t.T/Stream", end=True))
+    recorder.calls[0].send(b"1")
+    recorder.calls[0].respond(b"2")
+    heard = peer.hears()
+    assert heard[0] == "HEADERS 1 200"
+    assert heard[-1] == "TRAILERS 1 grpc-status=0"
+    assert peer.http.streams == {}
+
+
+def test_a_stream_that_dies_while_its_service_starts_is_told() -> None:
+    flooding = Flooding()
+    limits = GrpcLimits(max_queued_bytes=100_000)
+    peer = Peer(GrpcRoutes({}, {b"/t.T/Flood": flooding}), limits)
+    peer.says(request(1, "/t.T/Flood"))
+    assert flooding.cancelled_calls == 1
+    assert peer.http.streams == {}
 
 
 def test_a_full_stream_asks_to_wait_and_calls_back(peer: Peer, recorder: Recorder) -> None:

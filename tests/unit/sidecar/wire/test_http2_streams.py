@@ -303,7 +303,12 @@ def test_an_idle_connection_is_closed_and_a_busy_one_is_not(service: Service) ->
     for peer in (idle, busy):
         peer.waits(1_801)
     assert idle.hears() == ["GOAWAY 0 NO_ERROR"]
-    assert not busy.http.finished
+    service.kept[0].finish()
+    busy.hears()
+    busy.waits(1_799)
+    assert busy.hears() == []
+    busy.waits(2)
+    assert busy.hears() == ["GOAWAY 1 NO_ERROR"]
 
 
 # Goodbye.
