@@ -149,10 +149,10 @@ class FakeReplica:
         fence = decode_fence(raw)
         if fence is None:
             return self._refuse(keys, Code.CORRUPT, b"fence")
-        if fence.role is Role.RELEASED:
-            return self._refuse(keys, Code.RELEASED, entry=True)
         if fence.epoch > int.from_bytes(epoch, "big"):
             return self._refuse(keys, Code.STALE_EPOCH, entry=True)
+        if fence.role is Role.RELEASED:
+            return self._refuse(keys, Code.RELEASED, entry=True)
         if fence.incarnation != int.from_bytes(incarnation, "big"):
             return self._refuse(keys, Code.WRONG_INCARNATION, entry=True)
         if fence.role is Role.READ_REPLICA:

@@ -127,10 +127,10 @@ def judge_fence(fence: Fence | None, epoch: int, incarnation: int) -> Verdict:
     """
     if fence is None:
         return Verdict.CORRUPT
-    if fence.role is Role.RELEASED:
-        return Verdict.RELEASED
     if fence.epoch > epoch:
         return Verdict.STALE
+    if fence.role is Role.RELEASED:
+        return Verdict.RELEASED
     if fence.incarnation != incarnation:
         return Verdict.WRONG_INCARNATION
     return Verdict.ANSWER if fence.role is Role.OWNER else Verdict.WRONG_ROLE

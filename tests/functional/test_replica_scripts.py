@@ -341,6 +341,14 @@ class TestFenceOfAWrite:
         if isinstance(got, Refusal):
             assert got.entry == ENTRY
 
+    def test_who_comes_late_to_a_gravestone_is_told_of_the_successors(
+        self, replica: Subject
+    ) -> None:
+        grave = fence_with(epoch=6, role=Role.RELEASED)
+        put_fence(replica, grave)
+        outcome = write(replica, encode_record(now_version(replica), b"x"))
+        assert outcome == Refusal(Code.STALE_EPOCH, grave, ENTRY)
+
     @pytest.mark.parametrize("damage", [0, 3, 10, 12, 20, 40, -1])
     def test_a_fence_that_fails_its_checksum_admits_nobody(
         self, replica: Subject, damage: int

@@ -16,8 +16,8 @@
 --   BAD_REQUEST        an argument is malformed                  detail: which
 --   NO_FENCE           this replica does not hold the bucket
 --   CORRUPT            checksum or form is wrong                 detail: fence, record
---   RELEASED           it has handed the bucket over             with the map entry
 --   STALE_EPOCH        its fence is newer than the writer's map  with the map entry
+--   RELEASED           it has handed the bucket over             with the map entry
 --   WRONG_INCARNATION  it lives another life than the writer's map says; with the map entry
 --   WRONG_ROLE         it only follows the bucket                with the map entry
 --   WRONG_MODE         a record of the linearizable mode         detail: offered, stored
@@ -73,8 +73,8 @@ end
 local function refuse_by_fence(fence, epoch, role, incarnation)
   if not fence then return refuse('NO_FENCE', false, '') end
   if not epoch then return refuse('CORRUPT', fence, 'fence') end
-  if role == RELEASED then return refuse('RELEASED', fence, '', true) end
   if above(epoch, ARGV[1]) then return refuse('STALE_EPOCH', fence, '', true) end
+  if role == RELEASED then return refuse('RELEASED', fence, '', true) end
   if incarnation ~= ARGV[2] then return refuse('WRONG_INCARNATION', fence, '', true) end
   if role == READ_REPLICA then return refuse('WRONG_ROLE', fence, '', true) end
 end

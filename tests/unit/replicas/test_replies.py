@@ -44,7 +44,7 @@ def test_a_record_without_a_fence_is_no_answer() -> None:
         (fence(role=Role.JOINING), Verdict.WRONG_ROLE),
         (fence(role=Role.READ_REPLICA), Verdict.WRONG_ROLE),
         (fence(role=Role.RELEASED), Verdict.RELEASED),
-        (fence(epoch=6, role=Role.RELEASED), Verdict.RELEASED),
+        (fence(epoch=6, role=Role.RELEASED), Verdict.STALE),
         (flip(fence(), 5), Verdict.CORRUPT),
         (b"", Verdict.CORRUPT),
     ],
