@@ -9,7 +9,7 @@ import grpc
 
 from control_plane.dev.admin_calls import LOOPBACK_CHANNEL
 from control_plane.dev.cities import Popularity, Record
-from control_plane.dev.load_tally import OnProgress, Tally
+from control_plane.dev.load_tally import OnProgress, Patience, Tally
 from protos.dabbawala.v1 import data_pb2
 from protos.dabbawala.v1.data_pb2_grpc import DataStub
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:  # known to the types only
 _BATCH_ITEMS = 256
 _BATCHES_AT_ONCE = 4
 _BATCH_TIMEOUT_MS = 5_000
-_ATTEMPTS = 8
-_FIRST_PAUSE_S = 0.05  # doubled with every attempt: 6 s for all of them together
+_PAUSE_AFTER_FAILURE_S = 0.05
 _READ_TIMEOUT_S = 5.0
 
 _RETRYABLE = frozenset(
@@ -44,6 +43,7 @@ class BatchWriter:
         self._data: DataAsyncStub = DataStub(channel)
         self._keyspace = keyspace
         self._on_progress = on_progress
+        self._patience = Patience()
 
     async def write_all(self, records: Sequence[Record]) -> Tally:
         """Answers the counts: `done` are the records acknowledged at QUORUM."""
@@ -60,20 +60,22 @@ class BatchWriter:
             self._on_progress(self.tally.done)
 
     async def _write(self, items: list[data_pb2.BatchWriteItem]) -> None:
-        """One batch, and again what is worth repeating, for as long as the budget lasts."""
-        pause_s = _FIRST_PAUSE_S
-        for attempt in range(_ATTEMPTS):
-            items = await self._attempt(items, last=attempt == _ATTEMPTS - 1)
-            if not items:
-                return
+        """One batch, and again what is worth repeating, for as long as the patience lasts."""
+        pauses, why = self._patience.pauses(), ""
+        while items:
+            items, why = await self._attempt(items)
+            pause_s = next(pauses, None) if items else None
+            if pause_s is None:
+                break
             self.tally.retries += len(items)
             await asyncio.sleep(pause_s)
-            pause_s *= 2
+        for _ in items:
+            self.tally.failed(why)
 
     async def _attempt(
-        self, items: list[data_pb2.BatchWriteItem], *, last: bool
-    ) -> list[data_pb2.BatchWriteItem]:
-        """The items to send again; an unknown outcome with its version, so as the same write."""
+        self, items: list[data_pb2.BatchWriteItem]
+    ) -> tuple[list[data_pb2.BatchWriteItem], str]:
+        """The items to send again and why; an unknown outcome with its version: the same write."""
         request = data_pb2.BatchWriteRequest(
             keyspace=self._keyspace,
             items=items,
@@ -83,21 +85,26 @@ class BatchWriter:
         try:
             response = await self._data.BatchWrite(request, timeout=2 * _BATCH_TIMEOUT_MS / 1000)
         except grpc.aio.AioRpcError as error:
-            if error.code().value[0] in _RETRYABLE and not last:
-                return items
+            why = f"BatchWrite: {error.code().name}: {error.details()}"
+            if error.code().value[0] in _RETRYABLE:
+                return items, why
             for _ in items:
-                self.tally.failed(f"BatchWrite: {error.code().name}: {error.details()}")
-            return []
-        again = []
+                self.tally.failed(why)
+            return [], ""
+        again, why = [], ""
         for item, result in zip(items, response.results, strict=True):
             if result.WhichOneof("result") != "failure":
                 self.tally.done += 1
-            elif result.failure.code in _RETRYABLE and not last:
-                item.retry_version = result.failure.version
+                continue
+            failure = result.failure
+            text = f"write: {failure.reason}: {failure.message}"
+            if failure.code in _RETRYABLE:
+                item.retry_version = failure.version
                 again.append(item)
+                why = text
             else:
-                self.tally.failed(f"write: {result.failure.reason}: {result.failure.message}")
-        return again
+                self.tally.failed(text)
+        return again, why
 
 
 async def write_records(
@@ -145,6 +152,6 @@ async def _read_until(
             )
         except grpc.aio.AioRpcError as error:
             tally.failed(f"Get: {error.code().name}: {error.details()}")
-            await asyncio.sleep(_FIRST_PAUSE_S)
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
         else:
             tally.answered(started, equal=response.value == record.value)

@@ -1,14 +1,33 @@
 """What the phases of a load count."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from control_plane.dev.latency import Latencies
 from control_plane.dev.load_report import DoorReport
 
 _ERRORS_SHOWN = 5
 
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 2.0
+_PATIENCE_S = 60.0
+
 OnProgress = Callable[[int], None]
+
+
+class Patience:
+    """How long a phase may spend on repeating in all, so that a broken cluster ends it soon."""
+
+    def __init__(self, seconds: float = _PATIENCE_S) -> None:
+        self._left_s = seconds
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds to wait before each further attempt of one thing, longer and longer."""
+        pause_s = _FIRST_PAUSE_S
+        while self._left_s >= pause_s:
+            self._left_s -= pause_s
+            yield pause_s
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 class Tally:

@@ -3,16 +3,16 @@
 import asyncio
 import time
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import hiredis
 
 from control_plane.dev.cities import Popularity, Record
-from control_plane.dev.load_tally import OnProgress, Tally
+from control_plane.dev.load_tally import OnProgress, Patience, Tally
 
 _PIPELINE = 256
 _CONNECTIONS = 4
-_ATTEMPTS = 8
-_FIRST_PAUSE_S = 0.05
+_PAUSE_AFTER_FAILURE_S = 0.05
 _PIPELINE_TIMEOUT_S = 15.0
 _READ_TIMEOUT_S = 5.0
 
@@ -26,15 +26,15 @@ class RedisConnection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self._replies: list[object] = []
         self._wanted = 0
         self._answered: asyncio.Future[None] | None = None
         self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if isinstance(transport, asyncio.WriteTransport):
-            self._transport = transport
+        # uvloop's transports do not inherit from asyncio's: asking isinstance would miss them.
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         self._reader.feed(data)
@@ -103,6 +103,7 @@ class Verifier:
         self._address = address
         self._redis_db = redis_db
         self._on_progress = on_progress
+        self._patience = Patience()
 
     async def verify_all(self, records: Sequence[Record]) -> Tally:
         """Answers the counts: `done` are the records whose value was as written."""
@@ -113,20 +114,19 @@ class Verifier:
     async def _verify_chunks(self, chunks: Iterator[Sequence[Record]]) -> None:
         connection: RedisConnection | None = None
         for chunk in chunks:
-            pause_s, why = _FIRST_PAUSE_S, ""
-            for attempt in range(_ATTEMPTS):
-                if attempt:
-                    self.tally.retries += len(chunk)
-                    await asyncio.sleep(pause_s)
-                    pause_s *= 2
+            pauses, why = self._patience.pauses(), ""
+            while chunk:
                 try:
                     if connection is None:
                         connection = await connect(self._address, self._redis_db, b"QUORUM")
                     chunk, why = await self._compare(connection, chunk)
                 except RedisFailed as error:
                     connection, why = None, str(error)
-                if not chunk:
+                pause_s = next(pauses, None) if chunk else None
+                if pause_s is None:
                     break
+                self.tally.retries += len(chunk)
+                await asyncio.sleep(pause_s)
             for _ in chunk:
                 self.tally.failed(f"verifying read: {why}")
             self._on_progress(self.tally.done)
@@ -189,7 +189,7 @@ async def _read_until(
             connection, reply = None, error
         if isinstance(reply, Exception):
             tally.failed(f"GET: {reply}")
-            await asyncio.sleep(_FIRST_PAUSE_S)
+            await asyncio.sleep(_PAUSE_AFTER_FAILURE_S)
         else:
             tally.answered(started, equal=reply == record.value)
     if connection is not None:

@@ -1,6 +1,7 @@
 """One run of `dabba dev`, from the first check to the last process gone."""
 
 import asyncio
+import hashlib
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from control_plane.dev.context_file import (
     started_ticks,
     write_context,
 )
+from control_plane.dev.errors import FolderRefused
 from control_plane.dev.files import write_atomically
 from control_plane.dev.folder import DevFolder, open_folder
 from control_plane.dev.leaving import remove_cluster, remove_leftovers
@@ -70,8 +72,9 @@ class _Session:
         self._listen_to_signals()
         await remove_leftovers(self._options.zookeeper)
         folder = open_folder(self._options)
-        sockets = _sockets_folder(folder)
+        sockets: Path | None = None
         try:
+            sockets = _sockets_folder(folder)
             self._cluster = DevCluster(folder, sockets, self._report_death)
             return await self._serve(self._cluster)
         finally:
@@ -180,7 +183,7 @@ class _Session:
             self._screen.line(f"  {command}", "cyan")
         self._screen.line("Ctrl-C stops everything")
 
-    async def _leave(self, folder: DevFolder, sockets: Path) -> None:
+    async def _leave(self, folder: DevFolder, sockets: Path | None) -> None:
         remove_context(context_path(), os.getpid())
         if self._cluster is not None:
             self._screen.line("stopping", "dim")
@@ -188,7 +191,8 @@ class _Session:
         problem = await remove_cluster(folder)
         if problem is not None:
             self._screen.line(f"! {problem}", "bold red")
-        shutil.rmtree(sockets, ignore_errors=True)
+        if sockets is not None:
+            shutil.rmtree(sockets, ignore_errors=True)
         folder.close()
 
 
@@ -196,7 +200,11 @@ def _sockets_folder(folder: DevFolder) -> Path:
     """Where the sockets are: with the data when the path is short enough for a socket."""
     inside = folder.path / "run"
     if len(os.fsencode(inside)) > _SOCKET_PATH_BOUND:
-        return Path(tempfile.mkdtemp(prefix="dabbawala-run-"))
+        # The same name in every run, so that one that was killed leaves nothing for good.
+        named = hashlib.sha1(os.fsencode(folder.path), usedforsecurity=False).hexdigest()[:16]
+        inside = Path(tempfile.gettempdir()) / f"dabbawala-run-{os.getuid()}-{named}"
+        if inside.is_symlink() or (inside.exists() and inside.stat().st_uid != os.getuid()):
+            raise FolderRefused(f"{inside} belongs to somebody else; remove it, or set TMPDIR")
     inside.mkdir(mode=0o700, exist_ok=True)
     return inside
 

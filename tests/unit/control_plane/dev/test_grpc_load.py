@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 import grpc
 import pytest
 
-from control_plane.dev import grpc_load
+from control_plane.dev import grpc_load, load_tally
 from control_plane.dev.cities import Popularity, Record
 from control_plane.dev.grpc_load import read_popular, write_records
-from control_plane.dev.load_tally import Tally
+from control_plane.dev.load_tally import Patience, Tally
 from protos.dabbawala.v1 import data_pb2
 from protos.dabbawala.v1.data_pb2_grpc import add_DataServicer_to_server
 from tests.support.stand_ins import VERSION, DataStandIn
@@ -19,7 +19,9 @@ REFUSED = data_pb2.Failure(code=3, reason="VALUE_TOO_LARGE", message="too large"
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grpc_load, "_FIRST_PAUSE_S", 0.0)
+    """Repeats three times, almost at once."""
+    monkeypatch.setattr(grpc_load, "Patience", lambda: Patience(0.18))
+    monkeypatch.setattr(load_tally, "_LONGEST_PAUSE_S", 0.05)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ async def test_repeating_has_an_end(data: DataStandIn, address: str) -> None:
     data.failures = [UNKNOWN] * 100
     tally = await write_records(address, "places", RECORDS[:1], lambda done: None)
     assert (tally.done, tally.errors) == (0, 1)
-    assert len(data.asked) == 8
+    assert len(data.asked) == 4
 
 
 async def test_a_door_that_is_not_there_is_an_error_for_each_record() -> None:

@@ -3,11 +3,12 @@ from collections.abc import AsyncIterator
 from functools import partial
 
 import pytest
+import uvloop
 
 from buckets.bucket_map import Consistency
 from control_plane.dev import redis_load
 from control_plane.dev.cities import Popularity, Record
-from control_plane.dev.load_tally import Tally
+from control_plane.dev.load_tally import Patience, Tally
 from control_plane.dev.redis_load import RedisFailed, connect, packed, read_popular, verify_records
 from sidecar.core.operation import Write
 from sidecar.errors import DataError, Fault, Reason
@@ -20,7 +21,8 @@ LATE = DataError(Reason.TIMEOUT, Fault.TIMEOUT, "1 of 2 replicas answered")
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_load, "_FIRST_PAUSE_S", 0.0)
+    """Repeats once."""
+    monkeypatch.setattr(redis_load, "Patience", lambda: Patience(0.06))
 
 
 @pytest.fixture
@@ -116,3 +118,15 @@ async def test_popular_reads_are_compared_and_timed(store: MemoryCoordinator, ad
     assert tally.done == tally.latencies.count > tally.mismatches > 0
     assert tally.errors == 0
     assert tally.door_report(0.1).reads_per_s == pytest.approx(tally.done / 0.1, rel=0.01)
+
+
+def test_it_works_on_the_event_loop_that_the_loader_runs_on(store: MemoryCoordinator) -> None:
+    async def verify() -> Tally:
+        door = RespDoor(store)
+        host, port = await door.listen_tcp("127.0.0.1", 0)
+        try:
+            return await verify_records(f"{host}:{port}", 1, RECORDS, lambda done: None)
+        finally:
+            await door.drain(1.0)
+
+    assert uvloop.run(verify()).done == 600
