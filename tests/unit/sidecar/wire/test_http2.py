@@ -262,6 +262,14 @@ def test_a_window_is_refilled_when_half_is_used(peer: Peer) -> None:
     assert peer.hears() == ["WINDOW_UPDATE 1 147456"]
 
 
+def test_a_window_is_not_refilled_after_the_end(peer: Peer) -> None:
+    body = message(b"x" * (9 * 16_384 - 5))
+    frames = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
+    peer.says(request(1, "/t.T/Keep"), *(data(1, part) for part in frames[:-1]))
+    peer.says(data(1, frames[-1], end=True))
+    assert peer.hears() == []
+
+
 def test_an_answer_waits_for_the_stream_window(service: Service) -> None:
     hello = h2.PREFACE + setting(h2.SETTINGS_INITIAL_WINDOW_SIZE, 4)
     peer = Peer(service.routes(), hello=hello)

@@ -60,6 +60,15 @@ def test_a_change_of_the_table_forgets_what_blocks_meant() -> None:
     assert again == ((b"b", b"2"),)
 
 
+def test_a_block_that_changes_the_table_changes_it_every_time() -> None:
+    blocks = HeaderBlocks(lambda head: head.fields, 16_384)
+    adds = b"\x83\x86\x84" + b"\x40\x01a\x011"
+    for _ in range(2):
+        assert blocks.request(adds)[0] == ((b"a", b"1"),)
+    both_entries = b"\x83\x86\x84\xbe\xbf"
+    assert blocks.request(both_entries)[0] == ((b"a", b"1"), (b"a", b"1"))
+
+
 @given(
     requests=st.lists(st.lists(FIELD, max_size=4), max_size=30),
     table_sizes=st.lists(st.sampled_from((0, 40, 100, 4_096)), min_size=30, max_size=30),
