@@ -82,6 +82,7 @@ def server(
         connected.close()
 
 
+@pytest.mark.slow
 @pytest.mark.peers
 def test_the_locale_does_change_how_lua_compares_strings(
     english: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
