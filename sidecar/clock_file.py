@@ -9,7 +9,6 @@ from pathlib import Path
 
 from replicas.version import HybridClock
 
-FILE_NAME = "clock"
 # Below the skew that replicas accept (500 ms by default), so that what a process issues after a
 # crash, above its predecessor's ceiling, is not refused as too far ahead.
 LEAD_MS = 400
@@ -18,13 +17,13 @@ LEAD_MS = 400
 class DurableClock(HybridClock):
     """A hybrid clock whose ceiling is on disk before any version passes it.
 
-    Without a directory there is no ceiling, and nothing is promised over restarts.
+    Without a file (`path` None) there is no ceiling, and nothing is promised over restarts.
     """
 
     __slots__ = ("_ceiling_ms", "_path")
 
-    def __init__(self, writer: bytes, directory: str) -> None:
-        self._path = Path(directory) / FILE_NAME if directory else None
+    def __init__(self, writer: bytes, path: Path | None) -> None:
+        self._path = path
         self._ceiling_ms = _read(self._path)
         super().__init__(writer, self._ceiling_ms)
 
@@ -55,6 +54,11 @@ class DurableClock(HybridClock):
             os.fsync(file.fileno())
         new.replace(self._path)
         self._ceiling_ms = ceiling_ms
+
+
+def clock_path(state_dir: str, worker: int) -> Path | None:
+    """Where worker number `worker` (0: the first process) keeps its ceiling; None: nowhere."""
+    return Path(state_dir) / f"clock-{worker}" if state_dir else None
 
 
 def _read(path: Path | None) -> int:

@@ -2,18 +2,14 @@
 
 import difflib
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
+from sidecar.core.host import Run
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
 from sidecar.errors import DataError, Fault, Outcome, Reason
-
-if TYPE_CHECKING:
-    from sidecar.core.read import ReadRun
-    from sidecar.core.write import WriteRun
 
 MAX_KEY_BYTES = 1024
 VERSION_BYTES = len(ZERO_VERSION)
@@ -80,9 +76,7 @@ def _version_error(op: Write) -> DataError | None:
     return None
 
 
-def level_error(
-    level: Consistency, route: Route, levels: tuple[Consistency, ...], verb: str
-) -> DataError:
+def level_error(level: int, route: Route, levels: tuple[Consistency, ...], verb: str) -> DataError:
     """Why `level` can not be had here."""
     if level not in levels:
         known = ", ".join(one.name for one in levels)
@@ -97,7 +91,7 @@ def level_error(
     return DataError(
         Reason.NO_OWNER_IN_ZONE,
         Fault.UNAVAILABLE,
-        f"{level.name} needs an owner in this sidecar's zone {route.zone}, and bucket"
+        f"{level_name(level)} needs an owner in this sidecar's zone {route.zone}, and bucket"
         f" {route.bucket} has owners only in {zones}. Use QUORUM or ONE, or give the keyspace a"
         " replica in every zone",
         field="consistency",
@@ -168,7 +162,7 @@ def with_outcome(error: DataError, op: Read | Write) -> DataError:
 
 
 def replica_error(
-    run: "ReadRun | WriteRun",
+    run: Run,
     reason: Reason,
     fault: Fault,
     message: str,
@@ -195,7 +189,7 @@ def replica_error(
     )
 
 
-def _what_each_said(run: "ReadRun | WriteRun") -> str:
+def _what_each_said(run: Run) -> str:
     said = []
     for slot, peer in enumerate(run.route.peers):
         if run.acked >> slot & 1:

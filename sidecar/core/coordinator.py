@@ -17,6 +17,7 @@ from replicas.version import HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
+from sidecar.core.host import ReadUnderWay, WriteUnderWay
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
 from sidecar.core.location import Location, location
 from sidecar.core.operation import Read, Write
@@ -27,6 +28,7 @@ from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 Run = ReadRun | WriteRun
+UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
 # A read that has waited this long asks one more replica, whatever it was waiting for.
@@ -190,7 +192,7 @@ class Coordinator:
         """Nobody waits for `op` any more: its end will be quiet. What was sent is not undone."""
         op.done = _nobody
 
-    def locate(self, keyspace: str, key: bytes, level: Consistency) -> Location | DataError:
+    def locate(self, keyspace: str, key: bytes, level: int) -> Location | DataError:
         """Where `key` lives and which replica a read at `level` would take first."""
         table = self._tables.get(keyspace)
         error = self._unknown(keyspace) if table is None else checks.key_error(key)
@@ -207,7 +209,7 @@ class Coordinator:
             key,
             route.peers[slots[0]] if slots else None,
             key_hash=key_hash(key),
-            level=level,
+            level=Consistency(level),
             map_revision=self.map.revision if self.map is not None else 0,
         )
 
@@ -224,7 +226,7 @@ class Coordinator:
 
     # --- ends (called by the runs)
 
-    def finish_read(self, run: ReadRun, record: Record | None) -> None:
+    def finish_read(self, run: ReadUnderWay, record: Record | None) -> None:
         """Answer a read with a record (None: never written)."""
         op = run.op
         if op is None:
@@ -240,7 +242,7 @@ class Coordinator:
         op.record = record
         op.done(op)
 
-    def fail_read(self, run: ReadRun, reason: Reason, fault: Fault, message: str) -> None:
+    def fail_read(self, run: ReadUnderWay, reason: Reason, fault: Fault, message: str) -> None:
         """Answer a read with an error."""
         op = run.op
         if op is None:
@@ -252,7 +254,7 @@ class Coordinator:
         self.counters.failed(op.error)
         op.done(op)
 
-    def finish_write(self, run: WriteRun) -> None:
+    def finish_write(self, run: WriteUnderWay) -> None:
         """Answer a write with OK."""
         op = run.op
         if op is None:
@@ -262,13 +264,12 @@ class Coordinator:
         self.write_latency.observe(self._monotonic() - run.sent_at)
         op.done(op)
 
-    def fail_write(
-        self, run: WriteRun, reason: Reason, fault: Fault, outcome: Outcome, message: str
-    ) -> None:
-        """Answer a write with an error and its outcome."""
+    def fail_write(self, run: WriteUnderWay, reason: Reason, fault: Fault, message: str) -> None:
+        """Answer a write with an error and the outcome that can be proved."""
         op = run.op
         if op is None:
             return
+        outcome = run.outcome()
         run.op = None
         self.active -= 1
         version = op.version if outcome is Outcome.UNKNOWN else b""
@@ -289,13 +290,13 @@ class Coordinator:
             self.learner.ask_map_entry(route, slot)
         return why, newer
 
-    def learn(self, route: Route, raw_fence: object, raw_entry: object) -> None:
+    def learn(self, raw_entry: object) -> None:
         """A write was refused as of an old epoch; the refusal carried the present entry."""
         self.counters.fence_refusals += 1
         if self.learner is not None and isinstance(raw_entry, bytes):
             self.learner.learn(raw_entry)
 
-    def park(self, run: Run) -> None:
+    def park(self, run: UnderWay) -> None:
         """The replicas know a later epoch: wait for it, up to the deadline."""
         op = self._abandon(run)
         if op is None:
@@ -305,14 +306,14 @@ class Coordinator:
         else:
             self._parked.append(op)
 
-    def restart(self, run: Run) -> None:
+    def restart(self, run: UnderWay) -> None:
         """The epoch moved while the operation was under way: run it under the present one."""
         op = self._abandon(run)
         if op is not None:
             self.counters.restarts += 1
             self._again(op)
 
-    def _abandon(self, run: Run) -> Read | Write | None:
+    def _abandon(self, run: UnderWay) -> Read | Write | None:
         op = run.op
         if op is None:
             return None
@@ -384,6 +385,13 @@ class Coordinator:
     def _reject(self, op: Read | Write, error: DataError) -> None:
         op.error = checks.with_outcome(error, op)
         self.counters.failed(error)
+        _end(op)
+
+
+def _end(op: Read | Write) -> None:
+    if isinstance(op, Read):
+        op.done(op)
+    else:
         op.done(op)
 
 

@@ -8,7 +8,6 @@ behind an operation: a quorum of three costs 0.4 us this way, 10 us with futures
 from collections.abc import Callable
 from typing import Any
 
-from buckets.bucket_map import Consistency
 from replicas.record import Record
 from sidecar.errors import DataError
 
@@ -34,14 +33,14 @@ class Read:
         keyspace: str,
         key: bytes,
         *,
-        level: Consistency,
+        level: int,
         deadline: float,
         done: Callable[["Read"], None],
         tag: Any = None,
     ) -> None:
         self.keyspace = keyspace
         self.key = key
-        self.level = level  # UNSPECIFIED: the keyspace's default; afterwards the level reached
+        self.level = level  # a Consistency; UNSPECIFIED: the keyspace's default, put in its place
         self.deadline = deadline  # loop time, seconds
         self.done = done
         self.tag = tag  # the door's own
@@ -80,7 +79,7 @@ class Write:
         key: bytes,
         value: bytes | None,
         *,
-        level: Consistency,
+        level: int,
         deadline: float,
         done: Callable[["Write"], None],
         expires_at_ms: int = 0,

@@ -24,7 +24,6 @@ class Peer:
     """
 
     __slots__ = (
-        "connecting_since",
         "counts",
         "errors",
         "last_error",
@@ -33,6 +32,7 @@ class Peer:
         "link",
         "node",
         "reads",
+        "tried",
         "writes",
     )
 
@@ -46,12 +46,13 @@ class Peer:
         self.writes = 0
         self.errors = 0
         self.last_error = "not connected yet"
-        self.connecting_since = 0.0
+        self.tried = False  # a first attempt to connect has ended
 
     def connected(self, link: PeerLink, life: bytes) -> None:
         """A checked connection to the life `life` stands."""
         self.link = link
         self.life = life
+        self.tried = True
         self.judge()
 
     def disconnected(self, why: str) -> None:

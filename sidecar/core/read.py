@@ -6,20 +6,16 @@ all that answered agree, the answer is theirs. When they differ, a read at QUORU
 a write needs holds it. Repairing only the replicas that were read lets a later reader go back.
 """
 
-from typing import TYPE_CHECKING
-
 from replicas.commands import read_command
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import Record, decode_record
+from sidecar.core.host import Host
 from sidecar.core.levels import SETTLING_LEVELS
 from sidecar.core.operation import Read
 from sidecar.core.repair import RepairRun
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Reason
-
-if TYPE_CHECKING:
-    from sidecar.core.coordinator import Coordinator
 
 _NEVER_WRITTEN = b""  # orders below every record
 
@@ -43,7 +39,7 @@ class ReadRun:
         "whys",
     )
 
-    def __init__(self, core: "Coordinator", op: Read, route: Route, read_needs: Needs) -> None:
+    def __init__(self, core: Host, op: Read, route: Route, read_needs: Needs) -> None:
         self.core = core
         self.op: Read | None = op
         self.route = route

@@ -4,16 +4,14 @@
 repair that fails is replaced by another replica. *Mending* follows an answer and waits for nobody.
 """
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import Record
+from sidecar.core.host import Host
 from sidecar.core.route import Route
-
-if TYPE_CHECKING:
-    from sidecar.core.coordinator import Coordinator
 
 
 class Settler(Protocol):
@@ -33,7 +31,7 @@ class RepairRun:
 
     def __init__(
         self,
-        core: "Coordinator",
+        core: Host,
         route: Route,
         key: bytes,
         record: Record | None,

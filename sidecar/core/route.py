@@ -67,11 +67,11 @@ class Route:
         self.write_prefixes = tuple(
             write_prefix(keys, bucket.epoch, owner.incarnation) for owner in self.members.slots
         )
-        self.write_needs: dict[Consistency, Needs | None] = {}
-        self.read_needs: dict[Consistency, Needs | None] = {}
+        self.write_needs: dict[int, Needs | None] = {}
+        self.read_needs: dict[int, Needs | None] = {}
         self.orders: tuple[tuple[int, ...], ...] = ()
         self.orders_age = -1
-        self.plans: dict[Consistency, tuple[tuple[int, ...], ...]] = {}
+        self.plans: dict[int, tuple[tuple[int, ...], ...]] = {}
         self.turn = 0
         self.learning = False
 
@@ -122,7 +122,7 @@ class Route:
             bit <<= 1
         return mask
 
-    def first_to_read(self, level: Consistency, read_groups: Needs, age: int) -> tuple[int, ...]:
+    def first_to_read(self, level: int, read_groups: Needs, age: int) -> tuple[int, ...]:
         """Slots to ask first for a read at `level`, rotating over replicas that are equally good.
 
         `age` is a number that changes when health or latency changed enough to choose again.

@@ -5,18 +5,14 @@ ends as exactly one of OK, NOT_APPLIED (proved: nothing was sent, or every repli
 it in one atomic step) and UNKNOWN (anything else).
 """
 
-from typing import TYPE_CHECKING
-
 from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import encode_record
+from sidecar.core.host import Host
 from sidecar.core.operation import Write
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
-
-if TYPE_CHECKING:
-    from sidecar.core.coordinator import Coordinator
 
 # Replies of the write script that acknowledge.
 APPLIED_OVER_LIVE = 2
@@ -55,7 +51,7 @@ class WriteRun:
         "whys",
     )
 
-    def __init__(self, core: "Coordinator", op: Write, route: Route, write_needs: Needs) -> None:
+    def __init__(self, core: Host, op: Write, route: Route, write_needs: Needs) -> None:
         self.core = core
         self.op: Write | None = op
         self.route = route
@@ -101,7 +97,6 @@ class WriteRun:
             self,
             Reason.NOT_ENOUGH_REPLICAS,
             Fault.UNAVAILABLE,
-            self.outcome(),
             "not enough owners can be reached, so nothing was sent",
         )
 
@@ -133,14 +128,14 @@ class WriteRun:
         self._judge()
 
     def _refusal(self, slot: int, reply: list[object]) -> None:
-        code, fence = reply[0], reply[1]
+        code = reply[0]
         name = code.decode() if isinstance(code, bytes) else str(code)
         self.refusals.add(name)
         self.refused |= 1 << slot
         if name == "STALE_EPOCH":
             self.stale = True
             entry = reply[2] if len(reply) > 2 else None
-            self.core.learn(self.route, fence, entry)
+            self.core.learn(entry)
         self._no_ack(slot, f"refused it: {name}")
 
     def _server_error(self, slot: int, text: str) -> None:
@@ -174,7 +169,7 @@ class WriteRun:
         if "SKEWED" in self.refusals:
             reason = Reason.CLOCK_SKEW
             message = "owners refused the write's version as too far ahead of their clocks"
-        self.core.fail_write(self, reason, Fault.UNAVAILABLE, self.outcome(), message)
+        self.core.fail_write(self, reason, Fault.UNAVAILABLE, message)
 
     def outcome(self) -> Outcome:
         """What can be proved of a write that did not reach its level."""
@@ -189,6 +184,5 @@ class WriteRun:
             self,
             Reason.TIMEOUT,
             Fault.TIMEOUT,
-            self.outcome(),
             "the deadline passed before enough owners acknowledged",
         )

@@ -1,6 +1,7 @@
 """Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
 
 from collections.abc import Callable
+from typing import cast
 
 from google.protobuf.message import DecodeError
 
@@ -201,21 +202,25 @@ class _Gather:
             self.call.respond(self.response.SerializeToString())
 
 
+def _level(level: int) -> "pb.Consistency.ValueType":
+    return cast("pb.Consistency.ValueType", level)
+
+
 def _get_response(op: Read) -> pb.GetResponse:
     record = op.record
     if record is None:
-        return pb.GetResponse(version=op.version, consistency=op.level)
+        return pb.GetResponse(version=op.version, consistency=_level(op.level))
     return pb.GetResponse(
         found=True,
         value=record.value,
         version=record.version,
-        consistency=op.level,
+        consistency=_level(op.level),
         expires_at_ms=record.expires_at_ms,
     )
 
 
 def _put_response(op: Write) -> pb.PutResponse:
-    return pb.PutResponse(version=op.version, superseded=op.superseded, consistency=op.level)
+    return pb.PutResponse(version=op.version, superseded=op.superseded, consistency=_level(op.level))
 
 
 def _delete_response(op: Write) -> pb.DeleteResponse:
@@ -223,7 +228,7 @@ def _delete_response(op: Write) -> pb.DeleteResponse:
         version=op.version,
         superseded=op.superseded,
         existed=op.existed,
-        consistency=op.level,
+        consistency=_level(op.level),
     )
 
 
@@ -275,7 +280,7 @@ def _location_message(found: Location) -> pb.LocateResponse:
         reason=found.reason,
         data_key=found.data_key,
         field=found.field,
-        consistency=found.level,
+        consistency=_level(found.level),
         map_revision=found.map_revision,
     )
 

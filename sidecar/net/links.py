@@ -7,6 +7,7 @@ eviction policy) holds until the connection breaks, and a restart breaks it.
 import asyncio
 import random
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -80,10 +81,11 @@ class Links:
         if why != peer.last_error:
             log.warning("replica unreachable", node=peer.node.id, why=why)
         peer.last_error = why
+        peer.tried = True
 
     async def _hold(self, peer: Peer, link: Link) -> None:
-        closed = asyncio.get_running_loop().create_future()
-        link.on_closed = lambda _link: closed.done() or closed.set_result(None)
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        link.on_closed = partial(_wake, closed)
         try:
             if link.closed:
                 return
@@ -94,7 +96,7 @@ class Links:
             await closed
         finally:
             if peer.link is link:
-                peer.disconnected("its connection broke")
+                peer.disconnected(link.reason or "its connection broke")
                 self._core.health_changed()
             link.close()
 
@@ -128,6 +130,11 @@ class Links:
     def learn(self, raw_entry: bytes) -> None:
         """Adopt a newer entry of one bucket."""
         self._learn(raw_entry)
+
+
+def _wake(closed: asyncio.Future[None], link: Link) -> None:
+    if not closed.done():
+        closed.set_result(None)
 
 
 class _Probe:

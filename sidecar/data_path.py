@@ -1,0 +1,151 @@
+"""What every worker process of a sidecar runs: the coordinator, its links, and both doors."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+
+from buckets.bucket_map import BucketMap
+from protos.dabbawala.v1 import data_pb2
+from replicas.version import WRITER_BYTES
+from sidecar.clock_file import DurableClock
+from sidecar.config import SidecarConfig
+from sidecar.core.coordinator import Coordinator
+from sidecar.listeners import Listeners
+from sidecar.net.data_service import DataService
+from sidecar.net.grpc_door import GrpcDoor
+from sidecar.net.grpc_standard import HealthService, standard_routes
+from sidecar.net.links import Links
+from sidecar.net.resp_door import RespDoor
+from sidecar.redis.limits import RespLimits
+from sidecar.stats import WorkerStats, worker_stats
+from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
+
+log = structlog.get_logger()
+
+TICK_S = 0.005
+KEEP_CLOCK_S = 0.1
+SERVICE_NAME = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
+
+
+class DataPath:
+    """One worker's data path. `learn` takes map entries (BucketEntry bytes) seen on replicas."""
+
+    def __init__(
+        self, config: SidecarConfig, clock_file: Path | None, learn: Callable[[bytes], None]
+    ) -> None:
+        self._config = config
+        self._clock = DurableClock(secrets.token_bytes(WRITER_BYTES), clock_file)
+        self.core = Coordinator(
+            zone=config.zone,
+            clock=self._clock,
+            wall_ms=wall_ms,
+            monotonic=time.monotonic,
+            default_timeout_ms=config.default_timeout_ms,
+        )
+        self.health = HealthService()
+        self.grpc_door = self._make_grpc_door()
+        limits = RespLimits(connections=config.max_connections)
+        self.redis_door = RespDoor(self.core, limits, wall_ms)  # needs the running loop
+        self._links: Links | None = None
+        self._learn = learn
+        self._servers: list[asyncio.Server] = []
+        self._timers: list[asyncio.Task[None]] = []
+        self.draining = False
+
+    def _make_grpc_door(self) -> GrpcDoor:
+        data = GrpcRoutes(unary=DataService(self.core, time.monotonic).handlers())
+        routes = data | standard_routes(self.health, [SERVICE_NAME])
+        limits = GrpcLimits(max_connections=self._config.max_connections)
+        return GrpcDoor(routes, limits, time.monotonic_ns)
+
+    async def start(self, listeners: Listeners) -> None:
+        """Open the doors; calls wait for the first map up to their deadlines."""
+        self._links = Links(self.core, self._learn)
+        self.core.learner = self._links
+        loop = asyncio.get_running_loop()
+        self._servers.append(await loop.create_server(self.grpc_door, sock=listeners.grpc))
+        await self.redis_door.listen_socket(listeners.redis)
+        if listeners.grpc_unix is not None:
+            unix = await loop.create_unix_server(self.grpc_door, sock=listeners.grpc_unix)
+            self._servers.append(unix)
+        if listeners.redis_unix is not None:
+            await self.redis_door.listen_socket(listeners.redis_unix)
+        self._timers = [
+            asyncio.create_task(_every(TICK_S, self.core.tick), name="tick"),
+            asyncio.create_task(_every(KEEP_CLOCK_S, self._clock.keep_ahead), name="clock"),
+        ]
+
+    def adopt(self, bucket_map: BucketMap) -> None:
+        """Route by a new map."""
+        if self._links is None:
+            raise RuntimeError("DataPath.start comes before DataPath.adopt")
+        joined, left = self.core.adopt(bucket_map)
+        self._links.follow(joined, left)
+        log.info("map adopted", revision=bucket_map.revision, nodes=len(bucket_map.nodes))
+        if not self.draining:
+            for service in ("", SERVICE_NAME):
+                self.health.set(service, HealthCheckResponse.SERVING)
+
+    def ready(self) -> str:
+        """Empty when requests can be served; else what is missing."""
+        if self.draining:
+            return "draining"
+        if self.core.map is None:
+            return "no map yet"
+        peers = self.core.peers.values()
+        waiting = [p.node.id for p in peers if not p.tried]
+        if waiting:
+            return f"connecting to {', '.join(sorted(waiting)[:5])}"
+        return ""
+
+    def stats(self) -> WorkerStats:
+        """What this worker counted."""
+        return worker_stats(self.core, self.grpc_door, self.redis_door)
+
+    async def drain(self) -> None:
+        """Take no new connection, finish what is under way, then close; bounded in time."""
+        if self.draining:
+            return
+        self.draining = True
+        for service in ("", SERVICE_NAME):
+            self.health.set(service, HealthCheckResponse.NOT_SERVING)
+        for server in self._servers:
+            server.close()
+        timeout_s = self._config.drain_timeout_ms / 1000
+        self.grpc_door.drain()
+        _, late = await asyncio.wait(
+            {
+                asyncio.create_task(self.grpc_door.wait_closed()),
+                asyncio.create_task(self.redis_door.drain(timeout_s)),
+            },
+            timeout=timeout_s,
+        )
+        if late:
+            log.warning("drain timed out; closing connections", active=self.core.active)
+        self.grpc_door.close()
+        await self.redis_door.close()
+
+    async def stop(self) -> None:
+        """Drain, then let go of the replicas."""
+        await self.drain()
+        for timer in self._timers:
+            timer.cancel()
+        if self._links is not None:
+            await self._links.close()
+        self._clock.settle()
+
+
+def wall_ms() -> int:
+    """Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+async def _every(interval_s: float, action: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        action()

@@ -1,0 +1,108 @@
+"""The counts of the workers in Prometheus' text format.
+
+prometheus-client's own counters take microseconds and locks; the data path counts in plain
+integers, and these families are made from them when somebody asks.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from sidecar.stats import WorkerStats
+
+_HELP = {
+    "reads": "Reads begun",
+    "writes": "Writes begun",
+    "reads_divergent": "Reads whose replicas differed",
+    "reads_hurried": "Reads that asked one more replica because one was slow",
+    "read_repairs": "Records written back to a replica that lacked them",
+    "corrupt_records": "Records that failed their checksum",
+    "fence_refusals": "Answers refused because of the replica's fence",
+    "restarts": "Operations begun again because their bucket moved",
+    "not_applied": "Writes that ended as NOT_APPLIED",
+    "unknown": "Writes that ended as UNKNOWN",
+}
+
+
+def prometheus_text(stats: WorkerStats, feed: dict[str, Any]) -> bytes:
+    """All families in the text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Families(stats, feed))
+    return generate_latest(registry)
+
+
+class _Families(Collector):
+    def __init__(self, stats: WorkerStats, feed: dict[str, Any]) -> None:
+        self._stats = stats
+        self._feed = feed
+
+    def collect(self) -> Iterator[Metric]:
+        stats = self._stats
+        for name, text in _HELP.items():
+            yield CounterMetricFamily(f"dabbawala_{name}", text, value=stats.counters[name])
+        errors = CounterMetricFamily("dabbawala_errors", "Errors by reason", labels=["reason"])
+        for reason, count in stats.errors.items():
+            errors.add_metric([reason], count)
+        yield errors
+        yield _histogram("read", stats.read_latency, stats.read_seconds)
+        yield _histogram("write", stats.write_latency, stats.write_seconds)
+        yield from self._doors()
+        yield from self._nodes()
+        yield from self._gauges()
+
+    def _doors(self) -> Iterator[Metric]:
+        for door, numbers in (("grpc", self._stats.grpc), ("redis", self._stats.redis)):
+            for name, value in numbers.items():
+                metric = f"dabbawala_{door}_{name}"
+                kind = GaugeMetricFamily if name == "connections" else CounterMetricFamily
+                yield kind(metric, f"{door} door: {name.replace('_', ' ')}", value=value)
+
+    def _nodes(self) -> Iterator[Metric]:
+        labels = ["node", "zone"]
+        counts = {
+            name: CounterMetricFamily(
+                f"dabbawala_node_{name}", f"{name} sent to a node", labels=labels
+            )
+            for name in ("reads", "writes", "errors")
+        }
+        up = GaugeMetricFamily("dabbawala_node_counts", "1: answers count", labels=labels)
+        latency = GaugeMetricFamily(
+            "dabbawala_node_latency_seconds", "Moving average", labels=labels
+        )
+        for node in self._stats.nodes:
+            label = [node.id, node.zone]
+            for name, family in counts.items():
+                family.add_metric(label, getattr(node, name))
+            up.add_metric(label, float(node.health == "connected"))
+            latency.add_metric(label, node.latency_ms / 1000)
+        yield from (*counts.values(), up, latency)
+
+    def _gauges(self) -> Iterator[Metric]:
+        stats = self._stats
+        for name, text, value in (
+            ("active_operations", "Operations under way", stats.active),
+            ("map_revision", "Revision of the map that is served", stats.map_revision),
+            ("map_age_seconds", "Since the control plane last spoke", self._feed.get("age_s") or 0),
+            ("resident_bytes", "Resident memory of all workers", stats.resident_bytes),
+            ("workers", "Worker processes", stats.workers),
+        ):
+            yield GaugeMetricFamily(f"dabbawala_{name}", text, value=value)
+
+
+def _histogram(verb: str, counts: list[int], seconds: float) -> Metric:
+    total = 0
+    buckets: list[tuple[str, float]] = []
+    for power, count in enumerate(counts):
+        total += count
+        buckets.append((str((1 << power) / 1_000_000), total))
+    buckets[-1] = ("+Inf", total)
+    name = f"dabbawala_{verb}_seconds"
+    return HistogramMetricFamily(name, f"Latency of {verb}s", buckets=buckets, sum_value=seconds)

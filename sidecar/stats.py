@@ -1,0 +1,149 @@
+"""What workers counted, as plain values that add up: for the admin door and for metrics."""
+
+import resource
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from sidecar.core.coordinator import Coordinator
+from sidecar.core.counters import LATENCY_BUCKETS
+from sidecar.net.grpc_door import GrpcDoor
+from sidecar.net.resp_door import RespDoor
+
+_STARTED = time.monotonic()
+_PAGE_BYTES = resource.getpagesize()
+
+
+class NodeStats(msgspec.Struct):
+    """One node as the workers see it. `latency_ms` is a moving average."""
+
+    id: str
+    zone: str
+    address: str
+    health: str
+    why: str
+    reads: int
+    writes: int
+    errors: int
+    latency_ms: float
+
+
+class WorkerStats(msgspec.Struct):
+    """Counts since a worker's start."""
+
+    counters: dict[str, int]
+    errors: dict[str, int]
+    read_latency: list[int]  # bucket i: below 2^i microseconds
+    write_latency: list[int]
+    read_seconds: float
+    write_seconds: float
+    grpc: dict[str, int]
+    redis: dict[str, int]
+    nodes: list[NodeStats]
+    active: int
+    map_revision: int
+    resident_bytes: int
+    uptime_s: float
+    workers: int = 1
+
+
+_COUNTED = (
+    "reads",
+    "writes",
+    "reads_divergent",
+    "reads_hurried",
+    "read_repairs",
+    "corrupt_records",
+    "fence_refusals",
+    "restarts",
+    "not_applied",
+    "unknown",
+)
+
+
+def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -> WorkerStats:
+    """The counts of this process."""
+    counters = core.counters
+    return WorkerStats(
+        counters={name: getattr(counters, name) for name in _COUNTED},
+        errors={reason.value: count for reason, count in counters.errors.items() if count},
+        read_latency=list(core.read_latency.counts),
+        write_latency=list(core.write_latency.counts),
+        read_seconds=core.read_latency.total_s,
+        write_seconds=core.write_latency.total_s,
+        grpc=_numbers(grpc_door.counters) | {"connections": grpc_door.connections},
+        redis=_numbers(redis_door.counters) | {"connections": redis_door.connections},
+        nodes=[
+            NodeStats(
+                id=peer.node.id,
+                zone=peer.node.zone,
+                address=peer.node.address,
+                health=peer.health,
+                why=peer.explanation,
+                reads=peer.reads,
+                writes=peer.writes,
+                errors=peer.errors,
+                latency_ms=round(peer.latency_s * 1000, 3),
+            )
+            for peer in core.peers.values()
+        ],
+        active=core.active,
+        map_revision=core.map.revision if core.map is not None else 0,
+        resident_bytes=resident_bytes(),
+        uptime_s=round(time.monotonic() - _STARTED, 3),
+    )
+
+
+def _numbers(counters: object) -> dict[str, int]:
+    names = getattr(type(counters), "__slots__", ())
+    values = ((name, getattr(counters, name)) for name in names)
+    return {name: value for name, value in values if isinstance(value, int)}
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+
+
+def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
+    """The sums over all workers; latencies of nodes are averaged, the oldest map counts."""
+    first, *rest = workers
+    total = msgspec.convert(msgspec.to_builtins(first), WorkerStats)  # a copy of our own
+    for other in rest:
+        for mine, theirs in (
+            (total.counters, other.counters),
+            (total.errors, other.errors),
+            (total.grpc, other.grpc),
+            (total.redis, other.redis),
+        ):
+            for name, value in theirs.items():
+                mine[name] = mine.get(name, 0) + value
+        for bucket in range(LATENCY_BUCKETS):
+            total.read_latency[bucket] += other.read_latency[bucket]
+            total.write_latency[bucket] += other.write_latency[bucket]
+        total.read_seconds += other.read_seconds
+        total.write_seconds += other.write_seconds
+        total.active += other.active
+        total.map_revision = min(total.map_revision, other.map_revision)
+        total.resident_bytes += other.resident_bytes
+        total.workers += other.workers
+        _add_nodes(total, other)
+    return total
+
+
+def _add_nodes(total: WorkerStats, other: WorkerStats) -> None:
+    by_id = {node.id: node for node in total.nodes}
+    weight = total.workers - other.workers
+    for theirs in other.nodes:
+        mine = by_id.get(theirs.id)
+        if mine is None:
+            total.nodes.append(theirs)
+            continue
+        mine.reads += theirs.reads
+        mine.writes += theirs.writes
+        mine.errors += theirs.errors
+        mine.latency_ms = round((mine.latency_ms * weight + theirs.latency_ms) / (weight + 1), 3)
+        if theirs.health != "connected":
+            mine.health, mine.why = theirs.health, theirs.why
