@@ -11,6 +11,7 @@ from replicas.commands import PING, pack_command
 from replicas.errors import (
     AuthenticationFailed,
     Evicting,
+    LinkFull,
     LinkLost,
     NotAReplicaServer,
     NotMaster,
@@ -259,6 +260,15 @@ async def test_above_its_bound_of_commands_a_link_takes_no_more(
     assert [link.send(PING, heard, slot) for slot in range(4)] == [True, True, True, False]
     await closed(link)
     assert [slot for slot, _ in heard.lost] == [0, 1, 2]
+
+
+async def test_asking_more_than_a_link_takes_is_an_error(
+    peer: Callable[[Serve], Awaitable[int]],
+) -> None:
+    link = await bare_link(await peer(never_answers), max_in_flight=1)
+    with pytest.raises(LinkFull, match="Send less"):
+        await ask(link, [PING, PING])
+    await closed(link)
 
 
 async def test_above_its_bound_of_bytes_a_link_takes_no_more_until_the_peer_reads(
