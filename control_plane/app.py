@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 import time
 from pathlib import Path
 from typing import Final
@@ -118,7 +119,11 @@ class App:
 
 
 async def _open_store(config: Config) -> CoordinationStore:
-    options = StoreOptions(session_timeout_ms=config.session_timeout_ms, cluster=config.cluster)
+    options = StoreOptions(
+        session_timeout_ms=config.session_timeout_ms,
+        connect_timeout_ms=config.session_timeout_ms * 3 // 2,
+        cluster=config.cluster,
+    )
     try:
         return await open_store(config.store, options)
     except (BadUrl, WrongStore) as error:
@@ -133,15 +138,16 @@ def _bind(server: grpc.aio.Server, config: Config) -> str:
             " set advertise to an address of this host"
         )
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError:
-        bound = 0
-    if not bound:
+        # gRPC would say no more than "failed to bind", after lines of its own.
+        family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+        socket.create_server((host.strip("[]"), port), family=family).close()
+        return f"{host}:{server.add_insecure_port(f'{host}:{port}')}"
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise BadConfig(
-            f"listen: cannot bind {config.listen}; the port is in use or the address is not of"
-            " this host; choose another one, or port 0 for a free one"
-        )
-    return f"{host}:{bound}"
+            f"listen: cannot bind {config.listen}: {reason}; choose another address of this host,"
+            " or port 0 for a free port"
+        ) from None
 
 
 def _metrics_page(config: Config, instance: ControlPlaneInstance) -> MetricsPage:

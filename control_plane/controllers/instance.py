@@ -43,6 +43,7 @@ class ControlPlaneInstance:
         self.leader = Leader(store, paths, self.feed, value=self.roster.value, work=self._lead)
         self.reconciler: Reconciler | None = None
         self.healths: dict[str, Health] = {}
+        self._own_id = own.id
         self._store_kind = store_kind
         self._probe_interval_ms = probe_interval_ms
         self._publish = publish
@@ -78,7 +79,8 @@ class ControlPlaneInstance:
             state=self.feed.state,
             sights=self.probes.sights,
             healths=self.healths,
-            leader=self.roster.leader,
+            # The list is up to half a second old; of itself an instance knows better.
+            leader=self._own_id if self.term is not None else self.roster.leader,
             instances=self.roster.instances,
             sidecars=sidecars,
             store=self._store_kind,

@@ -86,8 +86,10 @@ async def _begin(
     if found:
         raise invalid("KEYSPACE_INVALID", found)
     settings = keyspace_value(wanted, wanted.name)
-    keyspace = first_keyspace(settings, nodes)
-    await term.write(state, first_writes(term.paths, keyspace))
+    # In a thread: seconds for the largest keyspaces, in which leadership must be kept alive.
+    keyspace = await asyncio.to_thread(first_keyspace, settings, nodes)
+    writes = await asyncio.to_thread(first_writes, term.paths, keyspace)
+    await term.write(state, writes)
     zones = [stored.node.zone for stored in state.nodes.values()]
     return Created(settings, warnings(settings, owners_zones(keyspace, nodes), zones))
 

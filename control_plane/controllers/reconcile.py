@@ -192,6 +192,8 @@ async def make_fences(state: ClusterState, stored: StoredKeyspace, record: NodeR
         async with await NodeDoor.open(node.host, node.port, NODE_TIMEOUT_S) as door:
             if door.run_id != node.run_id:
                 return f"its owner {node.id} restarted and is being examined"
-            return await door.create_fences(first_fences(state, stored, node))
+            # In a thread: a second for the largest keyspaces, in which links must be answered.
+            fences = await asyncio.to_thread(first_fences, state, stored, node)
+            return await door.create_fences(fences)
     except ReplicaError as error:
         return f"its owner {node.id} cannot be used: {error.problem}"

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -36,11 +36,22 @@ async def until(true: Callable[[], object], what: str, timeout_s: float = DEADLI
         await asyncio.sleep(POLL_S)
 
 
+async def eventually(
+    true: Callable[[], Awaitable[bool]], what: str, timeout_s: float = DEADLINE_S
+) -> None:
+    """As `until`, for what has to be asked."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + timeout_s
+    while not await true():
+        assert loop.time() < deadline, f"{what}: not within {timeout_s} s"
+        await asyncio.sleep(POLL_S)
+
+
 def config(folder: Path, instance_id: str = "cp-1", **more: object) -> Config:
     """Quick to notice: looks at nodes every 100 ms."""
     values: dict[str, object] = {"probe_interval_ms": 100} | more
-    store = f"sqlite://{folder}/store.db"
-    return Config(cluster=CLUSTER, id=instance_id, store=store, **values)  # type: ignore[arg-type]
+    values = {"store": f"sqlite://{folder}/store.db"} | values
+    return Config(cluster=CLUSTER, id=instance_id, **values)  # type: ignore[arg-type]
 
 
 @contextlib.asynccontextmanager
@@ -112,6 +123,7 @@ class ControlPlaneProcess:
     """A control plane in a process of its own."""
 
     def __init__(self, folder: Path, instance_id: str, *flags: str) -> None:
+        self.instance_id = instance_id
         self.ports_file = folder / f"{instance_id}.json"
         self.log_path = folder / f"{instance_id}.log"
         command = [sys.executable, "-m", "control_plane"]
@@ -130,6 +142,12 @@ class ControlPlaneProcess:
         await until(self.ports_file.exists, f"it listens\n{self.log}")
         ports: dict[str, str] = json.loads(self.ports_file.read_text())
         return ports["grpc"]
+
+    def pause(self) -> None:
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
