@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.table import Table
 from rich.text import Text
 
 from control_plane.cli.calls import control_plane, sidecar
@@ -55,9 +56,13 @@ def status(
     now_ms = time.time_ns() // 1_000_000
     out = console()
     out.print(_summary(response))
-    out.print(node_table(response.nodes, now_ms))
-    out.print(keyspace_table(response.keyspaces))
-    out.print(_sidecar_table(response.sidecars, now_ms))
+    tables = (
+        node_table(response.nodes, now_ms),
+        keyspace_table(response.keyspaces),
+        _sidecar_table(response.sidecars, now_ms),
+    )
+    for part in tables:
+        out.print(part, "")
     for problem in response.problems:
         out.print(Text("! ", style="bold red").append(problem, style="default"))
     if not response.problems:
@@ -83,7 +88,7 @@ def _after_status(response: admin_pb2.StatusResponse) -> list[str]:
     return ["dabba where KEY", "dabba keyspace describe NAME", "dabba sidecars"]
 
 
-def _sidecar_table(sidecars: Iterable[admin_pb2.SidecarStatus], now_ms: int) -> object:
+def _sidecar_table(sidecars: Iterable[admin_pb2.SidecarStatus], now_ms: int) -> Table:
     return table(
         "sidecars",
         ("ID", "ZONE", "ADDRESS", "MAP", "REVISION>", "CONNECTED>", "DETAIL"),

@@ -1,6 +1,7 @@
 """The file in which a running `dabba dev` says where its servers are, for the other commands."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -49,6 +50,12 @@ def started_ticks(pid: int) -> int:
     fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
     state, start = fields[0], fields[19]
     return 0 if state in "ZX" else int(start)
+
+
+def process_age_s(pid: int) -> float:
+    """How long ago a process started, to a hundredth of a second."""
+    since_boot_s = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return since_boot_s - started_ticks(pid) / os.sysconf("SC_CLK_TCK")
 
 
 def write_context(path: Path, context: DevContext) -> None:

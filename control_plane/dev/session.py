@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import TypeVar
@@ -19,6 +18,7 @@ from control_plane.dev.cluster import Addresses, DevCluster
 from control_plane.dev.context_file import (
     DevContext,
     context_path,
+    process_age_s,
     remove_context,
     started_ticks,
     write_context,
@@ -26,7 +26,7 @@ from control_plane.dev.context_file import (
 from control_plane.dev.errors import FolderRefused
 from control_plane.dev.files import write_atomically
 from control_plane.dev.folder import DevFolder, open_folder
-from control_plane.dev.leaving import remove_cluster, remove_leftovers
+from control_plane.dev.leaving import check_reachable, remove_cluster, remove_leftovers
 from control_plane.dev.load_report import Finished, LoadPlan
 from control_plane.dev.loading import run_load
 from control_plane.dev.options import DEFAULT_RUN_S, DevOptions
@@ -66,10 +66,11 @@ class _Session:
         self._screen = screen
         self._asked_to_stop = asyncio.Event()
         self._cluster: DevCluster | None = None
-        self._began = time.monotonic()
 
     async def run(self) -> int:
         self._listen_to_signals()
+        if self._options.zookeeper is not None:
+            await check_reachable(self._options.zookeeper)
         await remove_leftovers(self._options.zookeeper)
         folder = open_folder(self._options)
         sockets: Path | None = None
@@ -96,9 +97,9 @@ class _Session:
         addresses = await self._unless_stopped(cluster.start())
         if addresses is None:
             return EXIT_INTERRUPTED
-        ready_s = round(time.monotonic() - self._began, 3)
-        self._announce(cluster, addresses, ready_s)
+        ready_s = round(process_age_s(os.getpid()), 3)
         write_context(context_path(), _context(cluster, addresses))
+        self._announce(cluster, addresses, ready_s)
         status = EXIT_OK
         if self._options.load is not None:
             finished = await self._unless_stopped(self._load(cluster, addresses, ready_s))
@@ -151,8 +152,6 @@ class _Session:
             self._screen.line(f"  {server.name}: {line}", "dim")
 
     def _announce(self, cluster: DevCluster, addresses: Addresses, ready_s: float) -> None:
-        if self._screen.as_json:
-            self._screen.object(_as_object(cluster, addresses, ready_s))
         for problem in cluster.problems:
             self._screen.line(f"! {problem}", "bold red")
         nodes = cluster.folder.record.nodes
@@ -182,6 +181,8 @@ class _Session:
         ):
             self._screen.line(f"  {command}", "cyan")
         self._screen.line("Ctrl-C stops everything")
+        if self._screen.as_json:
+            self._screen.object(_as_object(cluster, addresses, ready_s))
 
     async def _leave(self, folder: DevFolder, sockets: Path | None) -> None:
         remove_context(context_path(), os.getpid())

@@ -105,13 +105,14 @@ class Dev:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.process = subprocess.Popen(
-            tied([*_DABBA, "dev", "-o", "json", *self.arguments]),
-            env=self.home.environment,
-            cwd=self.home.path,
-            stdout=subprocess.PIPE,
-            stderr=(self.home.path / "dev.err").open("wb"),
-        )
+        with (self.home.path / "dev.err").open("wb") as err:
+            self.process = subprocess.Popen(
+                tied([*_DABBA, "dev", "-o", "json", *self.arguments]),
+                env=self.home.environment,
+                cwd=self.home.path,
+                stdout=subprocess.PIPE,
+                stderr=err,
+            )
 
     @property
     def err(self) -> str:
@@ -131,14 +132,14 @@ class Dev:
     def wait_ready(self) -> "Dev":
         """Reads the one object on its standard output."""
         assert self.process.stdout is not None
-        lines: list[bytes] = []
-        while not lines or lines[-1] != b"}\n":
+        text = b""
+        while not text.endswith(b"\n}\n"):
             readable, _, _ = select.select([self.process.stdout], [], [], START_DEADLINE_S)
             assert readable, f"not ready in time: {self.err}"
-            line = self.process.stdout.readline()
-            assert line, f"ended with status {self.process.wait()}: {self.err}"
-            lines.append(line)
-        self.facts = orjson.loads(b"".join(lines))
+            more = os.read(self.process.stdout.fileno(), 1 << 16)
+            assert more, f"ended with status {self.process.wait()}: {self.err}"
+            text += more
+        self.facts = orjson.loads(text)
         return self
 
     def end(self, number: signal.Signals) -> int:

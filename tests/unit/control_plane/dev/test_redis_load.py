@@ -95,13 +95,13 @@ async def test_a_door_that_is_not_there_is_an_error_for_each_record() -> None:
 
 async def test_a_keyspace_that_is_not_there_is_refused(address: str) -> None:
     with pytest.raises(RedisFailed, match="answered"):
-        await connect(address, 7)
+        await connect(address, 7, b"QUORUM")
 
 
 async def test_an_answer_that_does_not_come_ends_the_connection(
     store: MemoryCoordinator, address: str
 ) -> None:
-    connection = await connect(address, 1)
+    connection = await connect(address, 1, b"QUORUM")
     store.held = []
     ask = partial(connection.ask, [packed(b"GET", b"1")])
     with pytest.raises(RedisFailed, match=r"no answer within 0\.05 s"):
@@ -118,6 +118,30 @@ async def test_popular_reads_are_compared_and_timed(store: MemoryCoordinator, ad
     assert tally.done == tally.latencies.count > tally.mismatches > 0
     assert tally.errors == 0
     assert tally.door_report(0.1).reads_per_s == pytest.approx(tally.done / 0.1, rel=0.01)
+
+
+async def test_failed_popular_reads_are_errors_and_no_latencies(
+    store: MemoryCoordinator, address: str
+) -> None:
+    store.failures[RECORDS[0].key] = LATE
+    tally, until = Tally(), time.perf_counter() + 0.05
+    popularity = Popularity(RECORDS[:2], seed=1)
+    await read_popular(address, 1, popularity, until=until, tally=tally, connections=1)
+    assert tally.done == tally.latencies.count > 0
+    assert tally.errors > 0
+    assert tally.first_errors[0].startswith("GET: ")
+
+
+@pytest.mark.parametrize("redis_db", [1, 7])
+async def test_popular_reads_of_a_door_or_keyspace_that_is_not_there_are_errors(
+    address: str, redis_db: int
+) -> None:
+    tally, until = Tally(), time.perf_counter() + 0.05
+    where = address if redis_db == 7 else "127.0.0.1:1"
+    popularity = Popularity(RECORDS[:2], seed=1)
+    await read_popular(where, redis_db, popularity, until=until, tally=tally, connections=1)
+    assert tally.done == 0
+    assert tally.errors > 0
 
 
 def test_it_works_on_the_event_loop_that_the_loader_runs_on(store: MemoryCoordinator) -> None:
