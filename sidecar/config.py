@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,7 +32,6 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int = 1  # processes that share the doors
     default_timeout_ms: int = 1000  # of requests that bring no deadline
     drain_timeout_ms: int = 10_000  # on SIGTERM, for what is in flight
-    first_map_timeout_ms: int = 0  # 0: wait for a first map for ever
     max_connections: int = 10_000  # per door and worker
     allow_remote: bool = False  # doors on addresses other than loopback
 
@@ -40,14 +40,13 @@ _BOUNDS = {
     "workers": (1, 64),
     "default_timeout_ms": (1, 600_000),
     "drain_timeout_ms": (0, 600_000),
-    "first_map_timeout_ms": (0, 3_600_000),
     "max_connections": (1, 1_000_000),
 }
 _ADDRESSES = ("grpc", "redis", "admin")
 
 
 def load_config(path: str | None, overrides: Mapping[str, object]) -> SidecarConfig:
-    """From a JSON file (if any), then DABBA_SIDECAR_* variables, then `overrides`.
+    """From a TOML or JSON file (if any), then DABBA_SIDECAR_* variables, then `overrides`.
 
     Raises ConfigError; the nearest right key is named for one that is not known.
     """
@@ -69,9 +68,12 @@ def _from_file(path: str) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"configuration file {path}: {error.strerror}") from None
     try:
-        return msgspec.json.decode(raw, type=dict[str, object])
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"configuration file {path} is not a JSON object: {error}") from None
+        if path.endswith(".json"):
+            return msgspec.json.decode(raw, type=dict[str, object])
+        return tomllib.loads(raw.decode())
+    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        kind = "a JSON object" if path.endswith(".json") else "TOML"
+        raise ConfigError(f"configuration file {path} is not {kind}: {error}") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
