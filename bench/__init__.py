@@ -1,0 +1,1 @@
+"""Benchmarks. Each prints a table, and with --json writes one JSON object."""
