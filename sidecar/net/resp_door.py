@@ -48,8 +48,11 @@ class RespConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         session = self.session
-        if session is not None:
-            self._door.received(self, session, data)
+        if session is None:
+            return
+        session.feed(data, self._door.now())
+        if session.backlog or session.held_bytes or session.parser.in_command:
+            self._door.received_part(self, session)
 
     def eof_received(self) -> bool:
         """The client sends no more, but may wait for its answers."""
@@ -116,6 +119,11 @@ class RespDoor:
     def connections(self) -> int:
         """Clients connected now."""
         return len(self._door.sessions)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory taken by commands that have not arrived whole."""
+        return self._door.held_bytes
 
     # Listening ---------------------------------------------------------------------------------
 
@@ -185,14 +193,11 @@ class RespDoor:
         if not door.sessions:
             self._empty.set()
 
-    def received(self, connection: RespConnection, session: Session, data: bytes) -> None:
-        """Bytes from a client."""
-        now = self.now()
-        self._door.counters.bytes_in += len(data)
-        session.feed(data, now)
+    def received_part(self, connection: RespConnection, session: Session) -> None:
+        """A command has not arrived whole, or did so only now; or there is more than can run."""
         held = session.parser.held_bytes
         if held or session.held_bytes:
-            self._hold(connection, session, held, now)
+            self._hold(connection, session, held, self.now())
         if session.backlog:
             self.regulate(connection, session)
 
@@ -228,6 +233,8 @@ class RespDoor:
         if session.backlog:
             session.advance(self.now())
         if session.finished:
+            # What is unsent now has as long as any slow reader; then the sweep cuts it off.
+            connection.paused_since = connection.paused_since or self.now()
             transport.close()
             return
         self.regulate(connection, session)
@@ -255,6 +262,10 @@ class RespDoor:
         session.held_bytes = held
         if door.held_bytes > self.limits.door_query_bytes and connection.transport is not None:
             door.counters.closed_query += 1
+            # Given back at once: the loop reports the loss later, and others are judged before.
+            door.held_bytes -= held
+            session.held_bytes = 0
+            session.closing = True
             connection.transport.abort()
 
     def _sweep_connections(self) -> None:

@@ -19,6 +19,9 @@ class Backend(Protocol):
 
     def write(self, op: Write, /) -> None: ...
 
+    def cancel(self, op: Read | Write, /) -> None:
+        """Nobody waits for `op` any more; `done` is not called. What was sent is not undone."""
+
     def locate(self, keyspace: str, key: bytes, level: Consistency, /) -> Any:
         """A dataclass that says where `key` lives, or a DataError."""
 

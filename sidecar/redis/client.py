@@ -34,7 +34,7 @@ def _setinfo(session: Session, args: list[bytes]) -> None:
         session.fail(replies.unknown_client_info(args[2]))
         return
     if not is_printable(args[3]):
-        session.fail(replies.bad_client_info(option.decode()))
+        session.fail(replies.bad_client_info(args[2].decode()))
         return
     if option == b"lib-name":
         session.library = args[3]
@@ -109,13 +109,17 @@ def describe(session: Session, now: float) -> str:
         "multi": -1,
         "qbuf": session.parser.held_bytes,
         "oll": len(session.pending),
-        "cmd": session.last_command or "NULL",
+        "cmd": _shown_command(session.last_command),
         "user": session.keyspace,
         "resp": session.version,
         "lib-name": session.library.decode("ascii"),
         "lib-ver": session.library_version.decode("ascii"),
     }
     return " ".join(f"{name}={value}" for name, value in facts.items()) + "\n"
+
+
+def _shown_command(name: bytes) -> str:
+    return name.decode("ascii").lower() if name and is_printable(name) else "NULL"
 
 
 _SUBCOMMANDS = {

@@ -2,7 +2,7 @@
 
 import enum
 
-from sidecar.redis.numbers import MAX_INT64
+from replicas.record import MAX_TIME_MS
 
 
 class Expiry(enum.Enum):
@@ -15,10 +15,10 @@ class Expiry(enum.Enum):
 
 
 def deadline_ms(expiry: Expiry, amount: int, now_ms: int) -> int | None:
-    """Unix milliseconds; None when not positive or beyond 64 bits. The past is allowed: such a
-    value is written and has expired."""
+    """Unix milliseconds; None when not positive or beyond what a record holds (the year 10889;
+    Redis goes on to 2^63). The past is allowed: such a value is written and has expired."""
     unit_ms, relative = expiry.value
     if amount <= 0:
         return None
     at_ms = amount * unit_ms + (now_ms if relative else 0)
-    return at_ms if at_ms <= MAX_INT64 else None
+    return at_ms if at_ms <= MAX_TIME_MS else None

@@ -12,8 +12,9 @@ class RespLimits:
     bulk_bytes: int = 16 << 20  # one argument; a keyspace's own bound on values is usually lower
     query_bytes: int = 64 << 20  # one command that has not arrived whole
     door_query_bytes: int = 256 << 20  # all such commands of all connections
-    in_flight: int = 1024  # unanswered keys of one connection before its reading stops
-    turn_commands: int = 1024  # commands of one connection before others get their turn
+    # Unanswered keys of one connection before its reading stops; also how many of its commands are
+    # dispatched before other connections get their turn.
+    in_flight: int = 1024
     output_soft_bytes: int = 1 << 20  # unsent replies before reading and dispatching stop
     output_hard_bytes: int = 64 << 20  # unsent replies before the connection is closed
     stalled_reader_ms: int = 30_000  # unsent replies above the soft bound for longer: closed

@@ -55,7 +55,7 @@ def wrong_arity(name: str) -> bytes:
 
 
 def invalid_expire(name: str) -> bytes:
-    """An expiry that is not in the future of 1970, or beyond 64 bits."""
+    """An expiry that is not after 1970, or beyond what a record holds."""
     return error(f"ERR invalid expire time in '{name}' command")
 
 

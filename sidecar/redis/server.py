@@ -10,6 +10,7 @@ from sidecar.errors import DataError
 from sidecar.redis import replies
 from sidecar.redis.command import Family
 from sidecar.redis.connection import REDIS_VERSION
+from sidecar.redis.numbers import MAX_INT64, MIN_INT64
 from sidecar.redis.session import Session
 from sidecar.redis.subcommands import Subcommand, dispatch
 from sidecar.wire import resp_reply as resp
@@ -99,6 +100,8 @@ def _plain(value: object) -> object:
         return value.name.encode()
     if isinstance(value, str):
         return value.encode()
+    if isinstance(value, int) and not MIN_INT64 <= value <= MAX_INT64:
+        return b"%d" % value  # a 64-bit hash is more than the protocol's integers hold
     if isinstance(value, float):
         return b"%.3f" % value
     if isinstance(value, Mapping):

@@ -1,8 +1,8 @@
 """One connection's conversation: its settings, its requests under way, its replies in order.
 
 Sans-I/O: `feed` takes bytes, `take_output` gives bytes, and the door's `wake` is called once when
-there is something to send. No task, future or closure stands behind a request: a slotted operation waits
-in `pending` until those before it are answered; its `tag` becomes the reply's bytes.
+there is something to send. No task, future or closure stands behind a request: a slotted operation
+waits in `pending` until those before it are answered; its `tag` becomes the reply's bytes.
 """
 
 from collections import deque
@@ -23,6 +23,8 @@ from sidecar.wire.resp_parser import RequestParser
 ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
+_FIRST_IN_FLIGHT = 128  # until the size of replies is known
+_LEAST_IN_FLIGHT = 16
 _LONGEST_NAME = 64  # no command's name is longer; what is longer is not even folded to upper case
 
 
@@ -170,7 +172,7 @@ class Session:
         self.backlog: deque[list[bytes]] = deque()  # parsed, and not yet dispatched
         self.pending: deque[Read | Write | Gather | Ready] = deque()
         self.gathering = 0  # unanswered keys of commands on many keys
-        self.in_flight_limit = limits.in_flight
+        self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
         self.dirty = False  # `wake` was called, `take_output` not yet
         self.closing = False  # no more commands; closed once all is answered and sent
@@ -178,7 +180,7 @@ class Session:
         self.held_bytes = 0
         self.held_since = now
         self.deadline = now
-        self.last_command = ""
+        self.last_command = b""
         self.shell: Any = None  # the door's own
         self.reset()
 
@@ -224,6 +226,9 @@ class Session:
         parser = self.parser
         commands = parser.feed(data)
         self.last_at = now
+        self.door.counters.bytes_in += len(data)
+        if commands:
+            self.held_since = now
         if self.backlog or len(commands) > self._room():
             self.backlog.extend(commands)
             self.advance(now)
@@ -256,8 +261,7 @@ class Session:
         return self.closing and not self.pending and not self.out and not self.backlog
 
     def _room(self) -> int:
-        room = self.in_flight_limit - len(self.pending) - self.gathering
-        return min(room, self.door.limits.turn_commands)
+        return self.in_flight_limit - len(self.pending) - self.gathering
 
     def _run(self, commands: list[list[bytes]]) -> None:
         if not self.bound:
@@ -279,8 +283,8 @@ class Session:
             self.backlog.clear()
             self.closing = True
             self._mark_dirty()
-        if commands:
-            self.last_command = commands[-1][0][:_LONGEST_NAME].decode("latin-1").lower()
+        if commands and len(commands[-1][0]) <= _LONGEST_NAME:
+            self.last_command = commands[-1][0]
 
     def _find(self, args: list[bytes]) -> Any:
         name = args[0]
@@ -427,11 +431,18 @@ class Session:
         seen: 1,024 replies of 1 MiB would be a gigabyte for a reader who is merely slow."""
         limits = self.door.limits
         fitting = 2 * limits.output_soft_bytes // (reply_bytes + 1)
-        self.in_flight_limit = max(16, min(limits.in_flight, fitting))
+        self.in_flight_limit = max(_LEAST_IN_FLIGHT, min(limits.in_flight, fitting))
 
     def forget(self) -> None:
         """The connection is gone: what is under way ends unheard."""
         self.closing = True
+        cancel = self.door.backend.cancel
+        for waiting in self.pending:
+            if isinstance(waiting, Gather):
+                for op in waiting.ops:
+                    cancel(op)
+            elif not isinstance(waiting, Ready):
+                cancel(waiting)
         self.backlog.clear()
         self.pending.clear()
         self.out.clear()

@@ -1,6 +1,7 @@
 """A line of words as a request, with the quoting rules of redis-cli. Off unless configured."""
 
 _ESCAPES = {0x6E: 0x0A, 0x72: 0x0D, 0x74: 0x09, 0x62: 0x08, 0x61: 0x07}
+_HEXADECIMAL = b"0123456789abcdefABCDEF"
 _SPACE = b" \t\r\n\v\f\0"
 _DOUBLE, _SINGLE, _BACKSLASH = 0x22, 0x27, 0x5C
 
@@ -56,12 +57,9 @@ def _quoted(line: bytes, at: int, quote: int, word: bytearray) -> int:
 def _escape(line: bytes, at: int, word: bytearray) -> int:
     if at >= len(line):
         raise UnbalancedQuotesError
-    if line[at] == 0x78:  # "x", then two hexadecimal digits
-        try:
-            word.append(int(line[at + 1 : at + 3].decode("ascii"), 16))
-        except (UnicodeDecodeError, ValueError):
-            word.append(line[at])
-            return at + 1
+    digits = line[at + 1 : at + 3]
+    if line[at] == 0x78 and len(digits) == 2 and all(digit in _HEXADECIMAL for digit in digits):
+        word.append(int(digits, 16))
         return at + 3
     word.append(_ESCAPES.get(line[at], line[at]))
     return at + 1

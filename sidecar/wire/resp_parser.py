@@ -23,6 +23,7 @@ _HTTP_VERBS = (
     b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ", b"TRACE ",
     b"CONNECT ", b"PRI ", b"Host:", b"host:",
 )  # fmt: skip
+_LONGEST_VERB = max(map(len, _HTTP_VERBS))
 
 Command = list[bytes]
 
@@ -70,6 +71,11 @@ class RequestParser:
         self._bulk = -1  # size of the argument being received; -1: its header is next
         self._need = 0  # bytes without which there is no point in looking again
         self._taken = 0  # bytes of the arguments received, with overhead
+
+    @property
+    def in_command(self) -> bool:
+        """Whether a command has begun to arrive and not ended."""
+        return bool(self._wanted or self._buffer)
 
     @property
     def held_bytes(self) -> int:
@@ -143,6 +149,7 @@ class RequestParser:
         if self.error is not None:
             buffer.clear()
             self._args = []
+            self._wanted = self._taken = 0
         else:
             # bytearray drops a prefix without moving the rest.
             del buffer[:at]
@@ -214,6 +221,9 @@ class RequestParser:
             return self._after_bare_return(buffer, at)
         if buffer.startswith(_HTTP_VERBS, at) and not self._may_be_inline_get(buffer, at):
             self.error = ""
+            return -1
+        start = bytes(buffer[at : at + _LONGEST_VERB])
+        if len(start) < _LONGEST_VERB and any(verb.startswith(start) for verb in _HTTP_VERBS):
             return -1
         if not self.inline:
             return self._fail("inline commands are off; send commands as arrays of bulk strings")

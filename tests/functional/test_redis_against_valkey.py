@@ -1,0 +1,310 @@
+"""The same commands to a real Valkey and to the door: the same bytes, in RESP2 and in RESP3.
+
+Only commands that behave alike; where a sidecar differs on purpose the unit tests say how.
+"""
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.conversation import Conversation, packed
+from tests.support.servers import Server
+
+LONG = b"x" * 200
+ALIKE: tuple[tuple[bytes | str, ...], ...] = (
+    # values
+    ("GET", "nosuch"),
+    ("SET", "k", "v"),
+    ("get", "k"),
+    ("GeT", "k"),
+    ("SET", "bin", b"a\r\nb\x00\xff"),
+    ("GET", "bin"),
+    ("SET", "empty", ""),
+    ("GET", "empty"),
+    ("STRLEN", "empty"),
+    ("STRLEN", "bin"),
+    ("STRLEN", "nosuch"),
+    ("MSET", "a", "1", "b", "2", "a", "3"),
+    ("MGET", "a", "b", "nosuch", "a"),
+    ("EXISTS", "a", "b", "nosuch", "a"),
+    ("EXISTS", "nosuch"),
+    ("TYPE", "a"),
+    ("TYPE", "nosuch"),
+    ("DEL", "a", "a", "nosuch"),
+    ("DEL", "b"),
+    ("UNLINK", "b", "k"),
+    ("UNLINK", "b"),
+    ("GET", "a"),
+    # ranges
+    ("SET", "s", "hello world"),
+    *(
+        ("GETRANGE", "s", start, end)
+        for start in ("0", "-5", "4", "100", "-100", "-9223372036854775808")
+        for end in ("0", "-1", "4", "-5", "100", "-100", "9223372036854775807")
+    ),
+    ("GETRANGE", "nosuch", "0", "-1"),
+    ("GETRANGE", "s", "x", "1"),
+    ("GETRANGE", "s", "1", "1.0"),
+    ("GETRANGE", "s", "9223372036854775808", "1"),
+    # expiries
+    ("SET", "t", "v", "EX", "100"),
+    ("TTL", "t"),
+    ("SET", "t", "v", "px", "100000"),
+    ("TTL", "t"),
+    ("SET", "t", "v"),
+    ("TTL", "t"),
+    ("PTTL", "t"),
+    ("TTL", "nosuch"),
+    ("PTTL", "nosuch"),
+    ("SET", "t", "v", "EXAT", "4000000000"),
+    ("SET", "t", "v", "PXAT", "4000000000000"),
+    ("SET", "t", "v", "PXAT", "1"),
+    ("GET", "t"),
+    ("SETEX", "t", "100", "v"),
+    ("TTL", "t"),
+    ("PSETEX", "t", "100000", "v"),
+    ("TTL", "t"),
+    ("SET", "t", "v", "EX", "0"),
+    ("SET", "t", "v", "EX", "-1"),
+    ("SET", "t", "v", "PXAT", "-1"),
+    ("SET", "t", "v", "EX", "x"),
+    ("SET", "t", "v", "EX", "+1"),
+    ("SET", "t", "v", "EX", "01"),
+    ("SET", "t", "v", "EX", " 1"),
+    ("SET", "t", "v", "EX", "1.0"),
+    ("SET", "t", "v", "EX", ""),
+    ("SET", "t", "v", "EX", "9223372036854775807"),
+    ("SET", "t", "v", "EX", "9223372036854775808"),
+    ("SET", "t", "v", "PX", "9223372036854775807"),
+    ("SET", "t", "v", "EXAT", "9223372036854776"),
+    ("SETEX", "t", "0", "v"),
+    ("SETEX", "t", "x", "v"),
+    ("PSETEX", "t", "-5", "v"),
+    ("GET", "t"),
+    # syntax and arity
+    ("SET", "t", "v", "EX"),
+    ("SET", "t", "v", "EX", "1", "PX", "1"),
+    ("SET", "t", "v", "FOO"),
+    ("SET", "t", "v", "NX", "XX"),
+    ("SET", "t", "v", "KEEPTTL", "EX", "1"),
+    ("SET", "t", "v", "EX", "1", "KEEPTTL"),
+    ("SET", "t", "v", "IFEQ", "1", "NX"),
+    ("SET", "t", "v", "PERSIST"),
+    ("SET", "t", "v", ""),
+    *((name,) for name in ("GET", "SET", "MGET", "MSET", "DEL", "UNLINK", "EXISTS", "TTL", "TYPE")),
+    *((name,) for name in ("ECHO", "SELECT", "AUTH", "CLIENT", "CONFIG", "SETEX", "GETRANGE")),
+    ("GET", "a", "b"),
+    ("set", "a"),
+    ("MSET", "a"),
+    ("MSET", "a", "1", "b"),
+    ("INCR",),
+    ("SETNX", "a"),
+    ("EXPIRE", "a"),
+    ("GETEX",),
+    ("SCAN",),
+    ("KEYS",),
+    ("KEYS", "a", "b"),
+    ("DBSIZE", "a"),
+    # unknown
+    ("FOO",),
+    ("foo", "a", "b"),
+    ("fo\r\no", "a\r\nb", b"c\x00d"),
+    (b"\xff\xfe", b"\xff"),
+    (LONG, LONG),
+    ("nosuch", *["abcdefghij"] * 30),
+    ("nosuch", b"y" * 127, "z"),
+    ("nosuch", b"y" * 125, "z"),
+    ("", ""),
+    # the connection
+    ("PING",),
+    ("PING", "hello"),
+    ("PING", "a", "b"),
+    ("ECHO", "a\r\nb"),
+    ("AUTH", "x"),
+    ("AUTH", "nosuch", "x"),
+    ("AUTH", "default", "x"),
+    ("AUTH", "a", "b", "c"),
+    ("SELECT", "x"),
+    ("SELECT", "-1"),
+    ("SELECT", "99"),
+    ("SELECT", "99999999999999999999"),
+    ("SELECT", "1"),
+    ("SELECT", "0"),
+    ("HELLO", "4"),
+    ("HELLO", "1"),
+    ("HELLO", "x"),
+    ("HELLO", "3", "foo"),
+    ("HELLO", "3", "AUTH", "a"),
+    ("HELLO", "3", "SETNAME"),
+    ("HELLO", "3", "SETNAME", "a b"),
+    ("HELLO", "3", "AUTH", "nosuch", "b"),
+    ("CLIENT", "GETNAME"),
+    ("CLIENT", "SETNAME", "a b"),
+    ("CLIENT", "SETNAME", "me"),
+    ("CLIENT", "GETNAME"),
+    ("CLIENT", "SETNAME", ""),
+    ("CLIENT", "GETNAME"),
+    ("CLIENT", "SETNAME"),
+    ("client", "setname", "a", "b"),
+    ("CLIENT", "SETINFO", "lib-name", "x"),
+    ("CLIENT", "SETINFO", "lib-ver", "1.0"),
+    ("CLIENT", "SETINFO", "lib-foo", "x"),
+    ("CLIENT", "SETINFO", "LIB-NAME", "a b"),
+    ("CLIENT", "SETINFO", "lib-name"),
+    ("CLIENT", "ID", "3"),
+    ("CLIENT", "NO-EVICT", "on"),
+    ("CLIENT", "NO-EVICT", "x"),
+    ("CLIENT", "NO-TOUCH", "off"),
+    ("CLIENT", "REPLY", "x"),
+    ("CLIENT", "REPLY"),
+    ("CLIENT", "nosuch"),
+    ("CLIENT", "no\r\nsuch", "a"),
+    ("CLIENT", LONG),
+    # the server
+    ("ROLE",),
+    ("ROLE", "a"),
+    ("TIME", "a"),
+    ("CONFIG", "GET", "save", "appendonly"),
+    ("CONFIG", "GET", "databases"),
+    ("CONFIG", "GET", "APPENDONL?"),
+    ("CONFIG", "GET", "maxmemory"),
+    ("CONFIG", "GET", "nosuch"),
+    ("CONFIG", "GET"),
+    ("CONFIG", "nosuch"),
+    ("INFO", "nosuch"),
+    ("COMMAND", "COUNT", "a"),
+    ("COMMAND", "GETKEYS", "get", "a"),
+    ("COMMAND", "GETKEYS", "mset", "a", "1", "b", "2"),
+    ("COMMAND", "GETKEYS", "del", "a", "b"),
+    ("COMMAND", "GETKEYS", "nosuch", "a"),
+    ("COMMAND", "GETKEYS", "ping"),
+    ("COMMAND", "GETKEYS", "get"),
+    ("COMMAND", "GETKEYS"),
+    ("COMMAND", "INFO", "nosuch"),
+    ("COMMAND", "DOCS", "nosuch"),
+    ("COMMAND", "nosuch"),
+    ("RESET",),
+    ("PING",),
+)
+BROKEN = (
+    b"*1000000000000\r\n",
+    b"*x\r\n",
+    b"*1\r\n+PING\r\n",
+    b"*1\r\n$-1\r\n",
+    b"*1\r\n$x\r\n",
+    b"*1\r\n$99999999999\r\n",
+    b"*1\r\n\r\n",
+    b"*1\r\n$4\r\nPINGxx",
+    b"POST / HTTP/1.1\r\n\r\n",
+    b"*1\r\n$4\r\nPING\r\n*1\r\n$x\r\n*1\r\n$4\r\nPING\r\n",
+    b"*1\r\n$4\r\nQUIT\r\n*1\r\n$4\r\nPING\r\n",
+    b"\r\n*0\r\n*-1\r\n*1\r\n$4\r\nQUIT\r\n",
+)
+END = b"the end"
+
+
+class Peer:
+    """A real server, asked over a socket. Each answer is complete: an ECHO marks its end."""
+
+    def __init__(self, server: Server) -> None:
+        self._socket = socket.create_connection((server.host, server.port), timeout=10)
+
+    def send(self, *args: bytes | str) -> bytes:
+        self._socket.sendall(packed(*args) + packed("ECHO", END))
+        mark = b"$%d\r\n%b\r\n" % (len(END), END)
+        data = b""
+        while not data.endswith(mark):
+            data += self._received()
+        return data.removesuffix(mark)
+
+    def until_closed(self, data: bytes) -> bytes:
+        self._socket.sendall(data)
+        answer = b""
+        while True:
+            try:
+                part = self._socket.recv(65536)
+            except ConnectionResetError:  # it closed with our bytes unread
+                return answer
+            if not part:
+                return answer
+            answer += part
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _received(self) -> bytes:
+        part = self._socket.recv(65536)
+        if not part:
+            raise ConnectionError("the server closed the connection")
+        return part
+
+
+@pytest.fixture
+def peer(valkey: Server) -> Iterator[Peer]:
+    connected = Peer(valkey)
+    yield connected
+    connected.close()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_every_reply_is_the_same_bytes(peer: Peer, version: int) -> None:
+    talk = Conversation()
+    talk.send("HELLO", str(version))
+    peer.send("HELLO", str(version))
+    differences = []
+    for command in ALIKE:
+        theirs, ours = peer.send(*command), talk.send(*command)
+        if theirs != ours:
+            differences.append((command, theirs, ours))
+    assert differences == []
+
+
+@pytest.mark.parametrize("data", BROKEN)
+def test_broken_streams_end_the_same(valkey: Server, data: bytes) -> None:
+    peer = Peer(valkey)
+    try:
+        talk = Conversation()
+        assert talk.send_bytes(data) == peer.until_closed(data)
+        assert talk.session.finished
+    finally:
+        peer.close()
+
+
+KEYS = st.sampled_from([b"a", b"b", b"{t}x", b"\x00", b"k\r\n"])
+VALUES = st.one_of(st.binary(max_size=20), st.sampled_from([b"", b"12", b"\r\n"]))
+NUMBERS = st.one_of(
+    st.integers(-20, 20).map(lambda number: b"%d" % number), st.just(b"x"), st.just(b"99999999999")
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just(b"GET"), KEYS),
+        st.tuples(st.just(b"SET"), KEYS, VALUES),
+        st.tuples(st.just(b"SET"), KEYS, VALUES, st.just(b"EX"), st.just(b"1000")),
+        st.tuples(st.sampled_from([b"DEL", b"UNLINK", b"MGET", b"EXISTS"]), KEYS, KEYS),
+        st.tuples(st.just(b"MSET"), KEYS, VALUES, KEYS, VALUES),
+        st.tuples(st.sampled_from([b"STRLEN", b"TYPE", b"TTL", b"DEL"]), KEYS),
+        st.tuples(st.just(b"GETRANGE"), KEYS, NUMBERS, NUMBERS),
+        st.tuples(st.just(b"SETEX"), KEYS, NUMBERS, VALUES),
+    ),
+    min_size=1,
+    max_size=30,
+)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=100,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(steps=STEPS)
+def test_any_sequence_of_values_and_deletes_reads_the_same(
+    peer: Peer, steps: list[tuple[bytes, ...]]
+) -> None:
+    peer.send("FLUSHALL")
+    # Expiries of Valkey run by the real clock; ours stands still: both show the same seconds.
+    talk = Conversation()
+    for step in steps:
+        assert talk.send(*step) == peer.send(*step), step

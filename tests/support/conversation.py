@@ -1,0 +1,76 @@
+"""A Redis conversation without a socket: what a client sends, and the bytes it would be sent."""
+
+from dataclasses import dataclass, field
+
+from sidecar.redis.limits import RespLimits
+from sidecar.redis.session import Door, Session
+from sidecar.redis.table import command_table
+from tests.support.memory_coordinator import MemoryCoordinator
+
+START_MS = 1_800_000_000_000
+
+
+def packed(*args: bytes | str) -> bytes:
+    """A command as clients send it; str is taken as UTF-8."""
+    raw = [arg.encode() if isinstance(arg, str) else arg for arg in args]
+    return b"*%d\r\n" % len(raw) + b"".join(b"$%d\r\n%b\r\n" % (len(arg), arg) for arg in raw)
+
+
+@dataclass
+class Clock:
+    """Unix milliseconds that stand still until a test moves them."""
+
+    now_ms: int = START_MS
+
+    def __call__(self) -> int:
+        return self.now_ms
+
+
+@dataclass
+class Conversation:
+    """One connection to a door over an in-memory coordinator with keyspaces 0 `default`, 1 `other`."""
+
+    limits: RespLimits = field(default_factory=RespLimits)
+    clock: Clock = field(default_factory=Clock)
+    now: float = 100.0
+
+    def __post_init__(self) -> None:
+        self.coordinator = MemoryCoordinator({0: "default", 1: "other"}, self.clock)
+        self.woken = 0
+        self.door = Door(
+            self.coordinator,
+            command_table(),
+            limits=self.limits,
+            wall_ms=self.clock,
+            wake=self._wake,
+        )
+        self.session = self.another()
+
+    def another(self) -> Session:
+        """One more connection to the same door."""
+        session = Session(self.door, self.now, "127.0.0.1:5000", "127.0.0.1:6379")
+        self.door.sessions[session.id] = session
+        return session
+
+    def send(self, *args: bytes | str) -> bytes:
+        """Send a command, take what is due."""
+        return self.send_bytes(packed(*args))
+
+    def send_bytes(self, data: bytes) -> bytes:
+        """Send anything, take what is due."""
+        self.session.feed(data, self.now)
+        return self.take()
+
+    def take(self) -> bytes:
+        """What is due now, as the door would fetch it turn by turn until nothing changes."""
+        taken = [self.session.take_output()]
+        while self.session.backlog and not self.session.output_paused:
+            self.session.advance(self.now)
+            data = self.session.take_output()
+            if not data:
+                break
+            taken.append(data)
+        return b"".join(taken)
+
+    def _wake(self, _session: Session) -> None:
+        self.woken += 1
