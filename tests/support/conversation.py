@@ -28,7 +28,7 @@ class Clock:
 
 @dataclass
 class Conversation:
-    """One connection to a door over an in-memory coordinator with keyspaces 0 `default`, 1 `other`."""
+    """One connection to a door over an in-memory coordinator with keyspaces `default`, `other`."""
 
     limits: RespLimits = field(default_factory=RespLimits)
     clock: Clock = field(default_factory=Clock)

@@ -50,8 +50,8 @@ def test_an_unknown_write_carries_what_a_repeat_needs() -> None:
         version=bytes(range(16)),
     )
     assert replies.data_error(failure) == (
-        b"-UNKNOWN 1 of 2 acknowledged (reason=NOT_ENOUGH_REPLICAS keyspace=places bucket=17 epoch=3 "
-        b"acks=1/2 version=000102030405060708090a0b0c0d0e0f)\r\n"
+        b"-UNKNOWN 1 of 2 acknowledged (reason=NOT_ENOUGH_REPLICAS keyspace=places bucket=17 "
+        b"epoch=3 acks=1/2 version=000102030405060708090a0b0c0d0e0f)\r\n"
     )
 
 
