@@ -257,6 +257,28 @@ async def test_a_load_is_verified_and_its_reads_are_counted_by_node(at: Home) ->
     assert report.sidecar_rss_bytes > 1 << 20
 
 
+def loader_of(dev: Dev) -> int:
+    """A pidfd of the loader, once `dabba dev` has started it."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        children = Path(f"/proc/{dev.process.pid}/task/{dev.process.pid}/children").read_text()
+        for pid in children.split():
+            if b"load_cities" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return os.pidfd_open(int(pid))
+        time.sleep(0.02)
+    raise AssertionError(f"no loader was started: {dev.err}")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_a_load_ends_with_its_cluster(at: Home, number: signal.Signals, status: int) -> None:
+    with dev_cluster(at, "--nodes", "3", "--load", "cities", "--exit") as dev:
+        watched = dev.watch() | {"loader": loader_of(dev)}
+        assert dev.end(number) == status
+        assert dev.survivors(watched) == []
+
+
 def test_what_it_prints_for_people_names_doors_and_commands(at: Home) -> None:
     with dev_cluster(at, "--nodes", "2", "--zones", "2") as dev:
         for words in (
