@@ -226,6 +226,7 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             return self._instance.view(own)
         others = [i for i in self._instance.roster.instances if i.id != self._own_id]
         found = await asyncio.gather(*(self._sidecars_of(i.address) for i in others))
+        await self._close_all_but({instance.address for instance in others})
         by_id: dict[str, admin_pb2.SidecarStatus] = {}
         for sidecar in [*own, *(s for sidecars in found for s in sidecars)]:
             known = by_id.get(sidecar.id)
@@ -233,6 +234,12 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             if known is None or known.connected_since_ms < sidecar.connected_since_ms:
                 by_id[sidecar.id] = sidecar
         return self._instance.view([by_id[name] for name in sorted(by_id, key=natural)])
+
+    async def _close_all_but(self, addresses: set[str]) -> None:
+        for gone in self._channels.keys() - addresses:
+            channel = self._channels.pop(gone, None)  # another call may have been here first
+            if channel is not None:
+                await channel.close()
 
     async def _sidecars_of(self, address: str) -> Sequence[admin_pb2.SidecarStatus]:
         try:

@@ -12,7 +12,7 @@ import structlog
 
 from control_plane.controllers.cluster_state import ClusterState, check_successor, read_state
 from control_plane.coordination.epoch import read_snapshot
-from control_plane.coordination.errors import CoordinationError, Unavailable
+from control_plane.coordination.errors import Unavailable, WrongStore
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import CoordinationStore
 from control_plane.errors import MapDamaged
@@ -22,7 +22,9 @@ _log = structlog.get_logger(part="map_feed")
 
 
 class MapFeed:
-    """`state` is the last good one; `problem` says what to do, "" when all is well."""
+    """`state` is the last good one; `problem` says why what the store holds is not used, and what
+    to do ("" when it is used). A store that does not answer is no problem of its content.
+    """
 
     def __init__(
         self,
@@ -56,10 +58,7 @@ class MapFeed:
                 snapshot = await read_snapshot(self._store, self._paths.root, self._paths.epoch)
                 state = read_state(self._paths, snapshot, self.state)
                 check_successor(self.state, state)
-            except Unavailable as error:
-                self.problem = f"the coordination store does not answer: {error}"
-                raise
-            except (MapDamaged, CoordinationError) as error:
+            except (MapDamaged, WrongStore) as error:
                 self._reject(str(error))
                 return self.state
             self.problem = ""

@@ -1,12 +1,14 @@
 """What becomes of nodes whose servers restart, freeze, lose data or change behind our back."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from control_plane.app import App
 from control_plane.controllers.cluster_state import StoredNode
+from control_plane.controllers.reconcile import make_fences
 from control_plane.controllers.records import (
     EVICTING,
     FENCES_MISSING,
@@ -168,6 +170,25 @@ async def test_a_durable_node_without_one_of_its_fences_is_not_trusted_after_a_r
         nodes[0].restart()
         assert await cause_of(app) == FENCES_MISSING
         assert "1 fences missing" in stored(app).node.reason
+
+
+async def test_no_fence_is_made_in_another_life_than_the_one_that_is_trusted(
+    tmp_path: Path, servers: Servers
+) -> None:
+    """The server may restart between the last look and the making of fences."""
+    nodes = [servers.valkey() for _ in range(3)]
+    async with running(tmp_path) as app:
+        await set_up(app, nodes)
+        state = app.instance.feed.state
+        keyspace = state.keyspaces["places"]
+        known = stored(app).record
+        assert await make_fences(state, keyspace, known) == ""  # they stand: nothing to do
+        await tell(nodes[0], "DEL", bucket_keys("places", 3).data.decode())
+        former = replace(known, node=replace(known.node, run_id=b"\x00" * 20))
+        assert "restarted" in await make_fences(state, keyspace, former)
+        keys = bucket_keys("places", 3)
+        async with await ReplicaClient.connect(nodes[0].host, nodes[0].port) as client:
+            assert (await client.read_fences([keys]))[0].raw is None
 
 
 async def test_a_flushed_node_is_suspect(tmp_path: Path, servers: Servers) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from control_plane.app import App
 from control_plane.coordination.epoch import with_epoch_bump
+from control_plane.coordination.errors import Unavailable
 from control_plane.coordination.opening import open_store
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import Put
@@ -98,6 +99,9 @@ async def test_all_is_still_answered_when_the_store_is_gone(
         await set_up(app, servers)
         zookeeper.kill()
         await until(lambda: not app.instance.roster.reachable, "it is noticed")
+        with pytest.raises(Unavailable):
+            await app.instance.feed.refresh()
+        assert app.instance.feed.problem == ""
         async with admin(app.address) as stub:
             status = await stub.Status(admin_pb2.StatusRequest())
             described = await stub.DescribeKeyspace(
