@@ -104,15 +104,19 @@ def measure_sizes(bucket_map: BucketMap) -> list[Figure]:
 
 async def measure_spread(bucket_map: BucketMap, subscribers: int) -> list[Figure]:
     """C2: seconds until every subscriber has adopted a change, after all were synced."""
+    # Before the server: gRPC and a fork afterwards do not go together.
+    crowd = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "bench.map_subscribers", CLUSTER, str(subscribers),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    if crowd.stdin is None:
+        raise RuntimeError("the subscribers were started without a pipe")
     service = XdsService(lambda: time.time_ns() // 1_000_000)
     server = grpc.aio.server(options=list(SERVER_OPTIONS))
     service.register(server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    crowd = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "bench.map_subscribers", address, CLUSTER, str(subscribers),
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    crowd.stdin.write(b"127.0.0.1:%d\n" % port)
     try:
         start_s = time.monotonic()
         service.publish(bucket_map)
@@ -121,7 +125,7 @@ async def measure_spread(bucket_map: BucketMap, subscribers: int) -> list[Figure
         service.publish(with_new_epoch(bucket_map, 5))
         change_s = await _all_have(crowd) - start_s
     finally:
-        await crowd.communicate()
+        await crowd.communicate(b"")  # closes its standard input, which ends it
         await server.stop(None)
     return [
         Figure(f"first map to {subscribers} that start", first_s, "s"),

@@ -1,7 +1,8 @@
-"""Many sidecar feeds in one process: python -m bench.map_subscribers ADDRESS CLUSTER COUNT.
+"""Many sidecar feeds in one process: python -m bench.map_subscribers CLUSTER COUNT.
 
-Prints a line "REVISION SECONDS" when all have adopted a revision, by the clock that all processes
-of a machine share (CLOCK_MONOTONIC). Ends when its standard input does.
+Reads the control plane's address as the first line of its standard input. Prints a line
+"REVISION SECONDS" when all have adopted a revision, by the clock that all processes of a machine
+share (CLOCK_MONOTONIC). Ends when its standard input does.
 """
 
 import asyncio
@@ -44,4 +45,4 @@ class Crowd:
 
 if __name__ == "__main__":
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    asyncio.run(Crowd(sys.argv[1], sys.argv[2], int(sys.argv[3])).run())
+    asyncio.run(Crowd(sys.stdin.readline().strip(), sys.argv[1], int(sys.argv[2])).run())
