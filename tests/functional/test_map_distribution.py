@@ -121,6 +121,11 @@ class RawSubscriber:
             await self.acknowledge(response)
         return batch
 
+    async def receive_to_end(self) -> None:
+        """Reads until the stream's status is raised."""
+        while True:
+            await self.receive()
+
     async def close(self) -> None:
         self.call.cancel()
         await self._channel.close()
@@ -307,8 +312,7 @@ async def test_a_subscriber_that_reads_nothing_holds_up_nobody_and_is_cut_off() 
             assert states["silent"] is SyncState.STALE
             await until(lambda: [view.id for view in service.sidecars()] == ["s1"])
         with pytest.raises(grpc.aio.AioRpcError, match="connect again") as ended:
-            while True:
-                await silent.receive()
+            await silent.receive_to_end()
         assert ended.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         await silent.close()
 
