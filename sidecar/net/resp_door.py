@@ -135,7 +135,6 @@ class RespDoor:
             self._connection, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )
         bound = server.sockets[0].getsockname()
-        self._door.info.setdefault("tcp_port", str(bound[1]))
         self._started(server)
         return bound[0], bound[1]
 
@@ -157,6 +156,9 @@ class RespDoor:
 
     def _started(self, server: asyncio.Server) -> None:
         self._servers.append(server)
+        for sock in server.sockets:
+            if sock.family != socket.AF_UNIX:
+                self._door.info.setdefault("tcp_port", str(sock.getsockname()[1]))
         if self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_connections)
 

@@ -1,8 +1,10 @@
 """What the Redis door counts: plain integers, read by the metrics of the admin door."""
 
+from sidecar.redis.command import Family
+
 
 class RespCounters:
-    """Totals since the start. Families of commands: see `Family` in table.py."""
+    """Totals since the start. `calls` is indexed by `Family`."""
 
     __slots__ = (
         "bytes_in",
@@ -19,8 +21,8 @@ class RespCounters:
         "pauses",
     )
 
-    def __init__(self, families: int) -> None:
-        self.calls = [0] * families
+    def __init__(self) -> None:
+        self.calls = [0] * len(Family)
         self.errors = 0  # replies that are errors, protocol errors included
         self.bytes_in = 0
         self.bytes_out = 0
@@ -32,3 +34,8 @@ class RespCounters:
         self.closed_stalled = 0
         self.closed_half_commands = 0
         self.pauses = 0  # times that a connection was not read from for a while
+
+    def numbers(self) -> dict[str, int]:
+        """Everything by name; commands as `calls_read`, `calls_write_many` and so on."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "calls"}
+        return plain | {f"calls_{family.name.lower()}": self.calls[family] for family in Family}

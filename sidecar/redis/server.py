@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from buckets.bucket_map import Consistency
 from sidecar.errors import DataError
 from sidecar.redis import replies
-from sidecar.redis.command import Family
 from sidecar.redis.connection import REDIS_VERSION
 from sidecar.redis.numbers import MAX_INT64, MIN_INT64
 from sidecar.redis.session import Session
@@ -143,7 +142,7 @@ _CONFIG = {"GET": Subcommand(_config_get, -3), "SET": Subcommand(_config_set, -4
 def _sections(session: Session) -> dict[str, dict[str, object]]:
     door = session.door
     counters = door.counters
-    calls = {f"calls_{family.name.lower()}": counters.calls[family] for family in Family}
+    calls = {name: n for name, n in counters.numbers().items() if name.startswith("calls_")}
     return {
         "server": {
             "redis_version": REDIS_VERSION,

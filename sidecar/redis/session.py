@@ -23,8 +23,9 @@ from sidecar.wire.resp_parser import RequestParser
 ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
-_FIRST_IN_FLIGHT = 128  # until the size of replies is known
-_LEAST_IN_FLIGHT = 16
+_FIRST_IN_FLIGHT = 32  # until the size of replies is known
+_LEAST_IN_FLIGHT = 2
+_LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
 _LONGEST_NAME = 64  # no command's name is longer; what is longer is not even folded to upper case
 
 
@@ -99,7 +100,7 @@ class Door:
         self.limits = limits
         self.wall_ms = wall_ms
         self.wake = wake
-        self.counters = RespCounters(len(Family))
+        self.counters = RespCounters()
         self.sessions: dict[int, Session] = {}
         self.next_id = 1
         self.held_bytes = 0  # of commands that have not arrived whole
@@ -420,6 +421,8 @@ class Session:
         if len(out) == 1:
             data = out[0]
             out.clear()
+            if len(data) > _LARGE_REPLY_BYTES:
+                self._bound_in_flight(len(data))
         else:
             data = b"".join(out)
             self._bound_in_flight(len(data) // len(out))

@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import io
+import resource
 import socket
 import stat
 import subprocess
@@ -308,6 +309,42 @@ def test_a_reader_who_is_merely_late_gets_everything(tmp_path: Path) -> None:
         assert same
         sock.sendall(packed("PING"))
         assert read_exactly(sock, 7) == b"+PONG\r\n"
+
+
+def test_unsent_replies_beyond_the_hard_bound_end_the_connection(tmp_path: Path) -> None:
+    limits = replace(RespLimits(), output_soft_bytes=64 << 10, output_hard_bytes=1 << 20)
+    with running_door(tmp_path, limits) as door, connect(door) as slow:
+        slow.sendall(packed("SET", "big", b"v" * 1_000_000))
+        assert read_exactly(slow, 5) == b"+OK\r\n"
+        slow.sendall(packed("GET", "big") * 30)
+        eventually(lambda: door.door.counters.closed_output == 1)
+        eventually(lambda: door.door.connections == 0)
+
+
+def test_clients_beyond_the_open_files_are_shed_and_the_rest_served(tmp_path: Path) -> None:
+    with running_door(tmp_path) as door:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with connect(door) as early:
+            early.sendall(packed("PING"))
+            assert read_exactly(early, 7) == b"+PONG\r\n"
+            crowd = [socket.socket() for _ in range(40)]
+            try:
+                # The door accepts in this process: one number for both ends.
+                resource.setrlimit(resource.RLIMIT_NOFILE, (crowd[-1].fileno() + 5, hard))
+                for sock in crowd:
+                    sock.settimeout(DEADLINE_S)
+                    sock.connect((door.host, door.port))
+                shed = [read_to_end(sock) for sock in crowd[10:]]
+                early.sendall(packed("PING"))
+                assert read_exactly(early, 7) == b"+PONG\r\n"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for sock in crowd:
+                    sock.close()
+        assert shed == [b""] * 30
+        with connect(door) as late:
+            late.sendall(packed("PING"))
+            assert read_exactly(late, 7) == b"+PONG\r\n"
 
 
 @pytest.mark.slow

@@ -98,9 +98,24 @@ def test_large_replies_lower_what_may_be_under_way(talk: Conversation) -> None:
     talk.send("SET", "big", b"v" * 200_000)
     talk.send_bytes(packed("GET", "big") * 5)
     large = talk.session.in_flight_limit
-    assert large < 128
+    assert large < 32
     talk.send_bytes(packed("PING") * 5)
     assert talk.session.in_flight_limit == talk.limits.in_flight
+
+
+def test_one_large_reply_lowers_it_too(talk: Conversation) -> None:
+    talk.send("SET", "big", b"v" * 1_000_000)
+    talk.send_bytes(packed("PING") * 5)
+    talk.send("GET", "big")
+    assert talk.session.in_flight_limit == 2
+
+
+def test_a_new_connection_has_little_under_way_until_replies_have_a_size(
+    talk: Conversation,
+) -> None:
+    talk.coordinator.hold()
+    talk.session.feed(packed("GET", "a") * 500, talk.now)
+    assert len(talk.session.pending) == 32
 
 
 def test_commands_before_a_protocol_error_are_answered_then_it_is_then_the_end(
@@ -201,3 +216,5 @@ def test_commands_and_errors_are_counted(talk: Conversation) -> None:
     assert counters.calls == [5, 0, 0, 0, 0, 0, 0, 1]
     assert counters.errors == 3
     assert counters.bytes_in > 0
+    assert counters.numbers()["calls_read"] == 5
+    assert counters.numbers()["calls_unknown"] == 1
