@@ -3,9 +3,10 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from control_plane.dev.servers import (
     node_command,
     sidecar_command,
 )
+from control_plane.dev.sidecar_admin import not_ready
 from control_plane.dev.valkey_binary import find_server
 from protos.dabbawala.v1 import admin_pb2, data_pb2
 from protos.dabbawala.v1.data_pb2_grpc import DataStub
@@ -33,7 +35,7 @@ if TYPE_CHECKING:  # known to the types only
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.02
 # A node whose data is not trusted stays out for as long as it takes; the others serve.
-_HEALTHY_PATIENCE_S = 6.0
+_HEALTHY_PATIENCE_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class DevCluster:
         )
         await self._provision(control, deadline)
         doors = await _ports(sidecar_ports, self.sidecar, deadline)
-        await self._wait_until_served(doors["grpc"], deadline)
+        await self._wait_until_served(doors, deadline)
         for server in self.servers:
             server.on_death(self._on_death)
         return Addresses(
@@ -142,16 +144,24 @@ class DevCluster:
                 return list(status.problems) or ["some buckets are not healthy; see: dabba status"]
             await asyncio.sleep(_POLL_S)
 
-    async def _wait_until_served(self, door: str, deadline: float) -> None:
-        """Reads a key of every keyspace at its own level until each read is answered."""
-        async with grpc.aio.insecure_channel(door, options=LOOPBACK_CHANNEL) as channel:
+    async def _wait_until_served(self, doors: Mapping[str, str], deadline: float) -> None:
+        """Reads a key of every keyspace at its own level until each read is answered.
+
+        Then it has the whole map; "ready" says that it has tried to connect to every node of it.
+        """
+        async with grpc.aio.insecure_channel(doors["grpc"], options=LOOPBACK_CHANNEL) as channel:
             data: DataAsyncStub = DataStub(channel)
             for keyspace in KEYSPACES:
-                while (problem := await _read_problem(data, keyspace)) is not None:
-                    _check_alive(self.sidecar)
-                    if time.monotonic() > deadline:
-                        raise StartFailed(f"the sidecar does not serve {keyspace}: {problem}")
-                    await asyncio.sleep(_POLL_S)
+                await self._until_none(partial(_read_problem, data, keyspace), deadline)
+        await self._until_none(partial(asyncio.to_thread, not_ready, doors["admin"]), deadline)
+
+    async def _until_none(self, problem: Callable[[], Awaitable[str]], deadline: float) -> None:
+        """Asks for the problem until there is none ("")."""
+        while found := await problem():
+            _check_alive(self.sidecar)
+            if time.monotonic() > deadline:
+                raise StartFailed(f"the sidecar does not serve: {found}")
+            await asyncio.sleep(_POLL_S)
 
     async def stop(self) -> None:
         """Stops all in the order in which nobody misses anybody: sidecar, control plane, nodes."""
@@ -224,11 +234,11 @@ async def _connection(
         writer.close()
 
 
-async def _read_problem(data: "DataAsyncStub", keyspace: str) -> str | None:
-    """None when a read of a key that nobody has written is answered, else the error's text."""
+async def _read_problem(data: "DataAsyncStub", keyspace: str) -> str:
+    """Empty when a read of a key that nobody has written is answered, else the error's text."""
     request = data_pb2.GetRequest(keyspace=keyspace, key=b"is anybody there")
     try:
         await data.Get(request, timeout=1.0)
     except grpc.aio.AioRpcError as error:
         return error.details() or error.code().name
-    return None
+    return ""

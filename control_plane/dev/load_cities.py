@@ -7,7 +7,6 @@ on standard output, one JSON object a line, the last one `Finished`.
 """
 
 import asyncio
-import http.client
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,9 +31,9 @@ from control_plane.dev.load_report import (
     zone_reads,
 )
 from control_plane.dev.load_tally import Tally
+from control_plane.dev.sidecar_admin import node_counters
 
 _EVENT_EVERY_S = 0.2
-_HTTP_TIMEOUT_S = 5.0
 # Closed loops: this many reads are under way at any time. Python's own gRPC client takes more
 # processor time than the whole sidecar, so the figures are a floor of what the doors can do.
 _GRPC_CONNECTIONS, _GRPC_STREAMS = 2, 16
@@ -79,11 +78,11 @@ async def load(plan: LoadPlan, records: Sequence[Record], emit: Emit) -> Finishe
     phase = _Phase("verify", len(records), emit)
     verified = await redis_load.verify_records(plan.redis, plan.redis_db, records, phase.at)
     verify_s = phase.end()
-    before = await asyncio.to_thread(_nodes, plan.admin)
+    before = await asyncio.to_thread(node_counters, plan.admin)
     phase = _Phase("read", plan.run_s, emit)
     by_grpc, by_redis = await _read(plan, records, phase)
     run_s = phase.end()
-    nodes = node_reads(before, await asyncio.to_thread(_nodes, plan.admin))
+    nodes = node_reads(before, await asyncio.to_thread(node_counters, plan.admin))
     tallies = (written, verified, by_grpc, by_redis)
     report = LoadReport(
         records_loaded=written.done,
@@ -138,20 +137,6 @@ async def _tick(until: float, started: float, at: Callable[[float], None]) -> No
     while (now := time.perf_counter()) < until:
         at(now - started)
         await asyncio.sleep(min(_EVENT_EVERY_S, until - now))
-
-
-def _nodes(admin: str) -> list[dict[str, object]]:
-    """What the sidecar's `/nodes` answers. Straight to it, whatever proxy the environment names."""
-    connection = http.client.HTTPConnection(admin, timeout=_HTTP_TIMEOUT_S)
-    try:
-        connection.request("GET", "/nodes")
-        response = connection.getresponse()
-        body = response.read()
-    finally:
-        connection.close()
-    if response.status != http.client.OK:
-        raise RuntimeError(f"http://{admin}/nodes answered {response.status}: {body[:200]!r}")
-    return msgspec.json.decode(body, type=list[dict[str, object]])
 
 
 def _resident_bytes(pid: int) -> int:

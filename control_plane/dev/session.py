@@ -158,7 +158,7 @@ class _Session:
         zones = len({node.zone for node in nodes})
         self._screen.line(
             f"ready in {ready_s:.1f} s: cluster {cluster.folder.record.cluster},"
-            f" {len(nodes)} Valkey servers in {zones} zones",
+            f" {_counted(len(nodes), 'Valkey server')} in {_counted(zones, 'zone')}",
             "bold green",
         )
         redis_port = addresses.redis.rpartition(":")[2]
@@ -195,6 +195,10 @@ class _Session:
         if sockets is not None:
             shutil.rmtree(sockets, ignore_errors=True)
         folder.close()
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _sockets_folder(folder: DevFolder) -> Path:

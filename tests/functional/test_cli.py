@@ -124,6 +124,13 @@ def test_bad_input_is_one_line_that_names_it(
     assert words in answer.err
 
 
+def test_a_node_can_not_be_registered_twice(at: Home, dev: Dev) -> None:
+    address = dev.facts["nodes"][0]["address"]
+    answer = at.dabba("node", "add", "another", address, "--zone", "a")
+    assert (answer.status, answer.out) == (1, "")
+    assert "node-1" in answer.err
+
+
 def test_status_is_well_and_knows_everybody(at: Home, dev: Dev) -> None:
     status = at.dabba("status", "-o", "json").json
     assert status["problems"] == []

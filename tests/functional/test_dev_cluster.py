@@ -1,6 +1,7 @@
 """`dabba dev` with everything real: what it starts, what it leaves, what it refuses."""
 
 import os
+import shutil
 import signal
 import socket
 import time
@@ -56,6 +57,7 @@ def test_ctrl_c_ends_everything_and_leaves_nothing(at: Home) -> None:
 
 def test_sigterm_ends_everything_too(at: Home) -> None:
     with dev_cluster(at, "--nodes", "1") as dev:
+        assert "1 Valkey server in 1 zone" in dev.err
         watched = dev.watch()
         assert dev.end(signal.SIGTERM) == 0
         assert dev.survivors(watched, 0) == []
@@ -171,6 +173,25 @@ def test_kept_data_survives_kill_9(at: Home) -> None:
     with dev_cluster(at, "--data", data) as dev:
         assert client(dev).get("k") == "v"
         assert dev.facts["problems"] == []
+
+
+def test_a_node_whose_kept_data_is_gone_stays_out_and_is_shown_so(at: Home) -> None:
+    data = at.path / "data"
+    with dev_cluster(at, "--data", str(data)) as dev:
+        for number in range(100):
+            client(dev).set(f"k{number}", number)
+        dev.end(signal.SIGINT)
+    shutil.rmtree(data / "node-4")
+    with dev_cluster(at, "--data", str(data)) as dev:
+        assert any("node-4" in problem for problem in dev.facts["problems"])
+        assert "node-4" in dev.err
+        applications = client(dev)
+        assert [applications.get(f"k{number}") for number in range(100)] == [
+            str(number) for number in range(100)
+        ]
+        nodes = at.dabba("node", "list", "-o", "json").json["nodes"]
+        states = {node["node"]["id"]: node["node"]["state"] for node in nodes}
+        assert [name for name, state in states.items() if state != "ACTIVE"] == ["node-4"]
 
 
 def test_a_kept_port_that_is_taken_is_refused_and_nothing_starts(at: Home) -> None:
