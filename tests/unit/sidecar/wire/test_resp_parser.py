@@ -85,6 +85,15 @@ def test_small_limits_hold_however_it_is_cut(data: bytes, cuts: list[int]) -> No
     assert all(len(arg) <= 4 for command in whole[0] for arg in command)
 
 
+def test_limits_hold_for_commands_that_arrive_whole() -> None:
+    many = RequestParser(max_args=2)
+    assert many.feed(packed("a", "b") + packed("a", "b", "c")) == [[b"a", b"b"]]
+    assert many.error == "Protocol error: invalid multibulk length"
+    large = RequestParser(max_bulk_bytes=4)
+    assert large.feed(packed("four") + packed("fiver")) == [[b"four"]]
+    assert large.error == "Protocol error: invalid bulk length"
+
+
 def test_commands_before_a_bad_one_are_given() -> None:
     parser = RequestParser()
     commands = parser.feed(packed("PING") + packed("GET", "a\r\nb") + b"*x\r\n" + packed("PING"))
