@@ -13,6 +13,13 @@ declare -A packages=(
     [redis-benchmark]=redis-tools
     [nghttp]=nghttp2-client
     [java]=default-jre-headless
+    # a second order of strings: the tests of the replicas' order compile en_US.UTF-8 with localedef
+    [/usr/share/i18n/locales/en_US]=locales
+    [localedef]=libc-bin
+    # the models: spin writes a verifier in C, which gcc compiles
+    [spin]=spin
+    [gcc]=gcc
+    [/usr/include/stdio.h]=libc6-dev
 )
 
 present() {
