@@ -33,7 +33,9 @@ def _configuration(arguments: list[str]) -> SidecarConfig:
         prog="dabba-sidecar",
         description="Dabbawala's proxy beside an application.",
     )
-    parser.add_argument("--config", metavar="FILE", help="TOML or JSON (*.json) file; see docs/configuration.md")
+    parser.add_argument(
+        "--config", metavar="FILE", help="TOML or JSON (*.json) file; see docs/configuration.md"
+    )
     for name in SidecarConfig.__struct_fields__:
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name)
     given = vars(parser.parse_args(arguments))

@@ -36,7 +36,7 @@ class DataPath:
     """One worker's data path. `learn` takes map entries (BucketEntry bytes) seen on replicas."""
 
     def __init__(
-        self, config: SidecarConfig, clock_file: Path | None, learn: Callable[[bytes], None]
+        self, config: SidecarConfig, clock_file: Path | None, learn: Callable[[bytes], object]
     ) -> None:
         self._config = config
         self._clock = DurableClock(secrets.token_bytes(WRITER_BYTES), clock_file)

@@ -73,8 +73,8 @@ def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -
         write_latency=list(core.write_latency.counts),
         read_seconds=core.read_latency.total_s,
         write_seconds=core.write_latency.total_s,
-        grpc=_numbers(grpc_door.counters) | {"connections": grpc_door.connections},
-        redis=_numbers(redis_door.counters) | {"connections": redis_door.connections},
+        grpc=grpc_door.counters.snapshot() | {"connections": grpc_door.connections},
+        redis=redis_door.counters.numbers() | {"connections": redis_door.connections},
         nodes=[
             NodeStats(
                 id=peer.node.id,
@@ -94,12 +94,6 @@ def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -
         resident_bytes=resident_bytes(),
         uptime_s=round(time.monotonic() - _STARTED, 3),
     )
-
-
-def _numbers(counters: object) -> dict[str, int]:
-    names = getattr(type(counters), "__slots__", ())
-    values = ((name, getattr(counters, name)) for name in names)
-    return {name: value for name, value in values if isinstance(value, int)}
 
 
 def resident_bytes() -> int:

@@ -61,7 +61,7 @@ def frame(kind: bytes, body: bytes) -> bytes:
 class Worker:
     """One further process, kept alive."""
 
-    def __init__(self, order: WorkerOrder, learn: Callable[[bytes], None]) -> None:
+    def __init__(self, order: WorkerOrder, learn: Callable[[bytes], object]) -> None:
         self._order = order
         self._learn = learn
         self._saved_map = b""

@@ -220,7 +220,9 @@ def _get_response(op: Read) -> pb.GetResponse:
 
 
 def _put_response(op: Write) -> pb.PutResponse:
-    return pb.PutResponse(version=op.version, superseded=op.superseded, consistency=_level(op.level))
+    return pb.PutResponse(
+        version=op.version, superseded=op.superseded, consistency=_level(op.level)
+    )
 
 
 def _delete_response(op: Write) -> pb.DeleteResponse:

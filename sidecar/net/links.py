@@ -33,7 +33,7 @@ FROZEN_AFTER_S = 5.0
 class Links:
     """Keeps `Coordinator.peers` connected."""
 
-    def __init__(self, core: Coordinator, learn: Callable[[bytes], None]) -> None:
+    def __init__(self, core: Coordinator, learn: Callable[[bytes], object]) -> None:
         self._core = core
         self._learn = learn
         self._keepers: dict[int, asyncio.Task[None]] = {}
@@ -159,7 +159,7 @@ class _EntrySink:
 
     __slots__ = ("_learn",)
 
-    def __init__(self, learn: Callable[[bytes], None]) -> None:
+    def __init__(self, learn: Callable[[bytes], object]) -> None:
         self._learn = learn
 
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
