@@ -85,4 +85,6 @@ def dev(
         raise CommandError(str(error), "see: dabba dev --help", exit_code=EXIT_USAGE) from error
     except (DevError, ServerBinaryMissing) as error:
         raise CommandError(str(error), exit_code=EXIT_FAILED) from error
+    except OSError as error:  # a disk that is full, a folder that is read-only
+        raise CommandError(f"the local cluster was stopped: {error}", "mend that first") from error
     raise typer.Exit(status)

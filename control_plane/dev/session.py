@@ -98,7 +98,7 @@ class _Session:
         if addresses is None:
             return EXIT_INTERRUPTED
         ready_s = round(process_age_s(os.getpid()), 3)
-        write_context(context_path(), _context(cluster, addresses))
+        self._remember(cluster, addresses)
         self._announce(cluster, addresses, ready_s)
         status = EXIT_OK
         if self._options.load is not None:
@@ -142,6 +142,18 @@ class _Session:
             content = msgspec.json.format(msgspec.json.encode(finished.report), indent=2)
             write_atomically(self._options.report.absolute(), content + b"\n")
         return finished
+
+    def _remember(self, cluster: DevCluster, addresses: Addresses) -> None:
+        """Tells the other commands where the servers are; they can be told by flags too."""
+        path = context_path()
+        try:
+            write_context(path, _context(cluster, addresses))
+        except OSError as error:
+            self._screen.line(
+                f"! {path} can not be written ({error.strerror}); give the other commands"
+                f" --control-plane {addresses.control_plane} --sidecar {addresses.grpc}",
+                "yellow",
+            )
 
     def _report_death(self, server: Server) -> None:
         advice = _WHEN_DEAD.get(server.name, _WHEN_NODE_DEAD)

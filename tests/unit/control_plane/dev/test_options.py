@@ -26,6 +26,7 @@ from control_plane.dev.options import DevOptions
         (DevOptions(exit_after_load=True), "--exit is about a load"),
         (DevOptions(report=Path("r.json")), "--json is about a load"),
         (DevOptions(load="cities", report=Path("/no/such/r.json")), "mkdir -p /no/such"),
+        (DevOptions(load="cities", report=Path("/")), "can not be written"),
     ],
 )
 def test_what_can_not_be_is_refused_with_the_bound(options: DevOptions, words: str) -> None:
