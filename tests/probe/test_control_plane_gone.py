@@ -1,0 +1,79 @@
+"""Reads and writes go on without the control plane and without the coordination store."""
+
+import pytest
+
+from tests.support.load import Load, load_on
+from tests.support.local_cluster import LocalCluster, local_cluster, wait_until
+from tests.support.servers import Servers
+
+pytestmark = [pytest.mark.slow, pytest.mark.probe]
+
+
+def restart_sidecar_from_its_disk(cluster: LocalCluster, load: Load) -> int:
+    """How many operations failed: only such that were asked while nobody listened."""
+    assert load.history.failures == []
+    cluster.sidecar.kill()
+    cluster.sidecar.start()
+    cluster.wait_served()
+    load.run_for(100)  # the clients have connected again
+    settled = len(load.history.failures)
+    load.run_for(1_000)
+    assert len(load.history.failures) == settled
+    return settled
+
+
+def synced(cluster: LocalCluster) -> bool:
+    status = cluster.status()
+    return [
+        (sidecar.state, sidecar.map_revision) for sidecar in status.sidecars
+    ] == [("SYNCED", status.map_revision)]  # fmt: skip
+
+
+def check_changes_arrive(cluster: LocalCluster, name: str) -> None:
+    created = cluster.dabba("keyspace", "create", name)
+    assert created.status == 0, created.err
+    cluster.wait_served(name, timeout_s=5.0)
+
+
+def test_a_killed_control_plane_is_not_missed_not_even_by_a_sidecar_that_restarts(
+    cluster: LocalCluster,
+) -> None:
+    with load_on(cluster) as load:
+        cluster.control_plane.kill()
+        load.run_for(1_000)
+        failed = restart_sidecar_from_its_disk(cluster, load)
+        cluster.control_plane.start()
+        wait_until(lambda: cluster_answers(cluster), "the control plane is back")
+        wait_until(lambda: synced(cluster), "the sidecar has its map from it")
+        check_changes_arrive(cluster, "afterwards")
+        history = load.stop()
+        load.read_all()
+    assert len(history.failures) == failed
+    assert history.violations() == []
+
+
+def cluster_answers(cluster: LocalCluster) -> bool:
+    answer = cluster.dabba("status", "-o", "json")
+    return answer.status == 0 and bool(answer.json["leader"])
+
+
+@pytest.mark.peers
+def test_a_killed_zookeeper_is_not_missed_not_even_by_a_sidecar_that_restarts(
+    servers: Servers,
+) -> None:
+    zookeeper = servers.zookeeper()
+    with local_cluster("--zookeeper", zookeeper.address) as cluster, load_on(cluster) as load:
+        zookeeper.kill()
+        wait_until(lambda: not cluster.status().store_reachable, "shown as gone")
+        load.run_for(1_000)
+        failed = restart_sidecar_from_its_disk(cluster, load)
+        assert any("store" in problem for problem in cluster.status().problems)
+        zookeeper.restart()
+        wait_until(lambda: cluster.status().store_reachable, "shown as back")
+        wait_until(lambda: cluster.status().leader, "an instance leads")
+        wait_until(lambda: synced(cluster), "the sidecar has the map")
+        check_changes_arrive(cluster, "afterwards")
+        history = load.stop()
+        load.read_all()
+        assert len(history.failures) == failed
+        assert history.violations() == []
