@@ -44,7 +44,7 @@ def write_prefix(
 ) -> bytes:
     """What the writes of one bucket to one owner begin with; `incarnation` is the owner's.
 
-    `script` is that of `write` or `heal`. A write is `write_prefix + write_suffix`.
+    `script` is that of `write`, `heal` or `accept`. A write is `write_prefix + write_suffix`.
     """
     head = (b"EVALSHA", script.sha, b"2", keys.data, keys.log)
     return _open(10, *head, _NUMBER.pack(epoch), _NUMBER.pack(incarnation))
@@ -53,6 +53,17 @@ def write_prefix(
 def write_suffix(key: bytes, record: bytes, limits: bytes) -> bytes:
     """The rest of a write, the same for all owners; `limits` comes from pack_limits."""
     return b"$%d\r\nk%b\r\n$%d\r\n%b\r\n%b" % (len(key) + 1, key, len(record), record, limits)
+
+
+def prepare_prefix(keys: BucketKeys, epoch: int, incarnation: int) -> bytes:
+    """What the prepares of one bucket to one owner begin with; add prepare_suffix."""
+    head = (b"EVALSHA", SCRIPTS["prepare"].sha, b"1", keys.data)
+    return _open(8, *head, _NUMBER.pack(epoch), _NUMBER.pack(incarnation))
+
+
+def prepare_suffix(key: bytes, ballot: bytes) -> bytes:
+    """The rest of a prepare, the same for all owners."""
+    return b"$%d\r\nk%b\r\n$%d\r\n%b\r\n" % (len(key) + 1, key, len(ballot), ballot)
 
 
 def pack_limits(max_skew_ms: int, log_bytes: int) -> bytes:

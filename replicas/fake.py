@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 
 from hiredis import Reader, ReplyError
 
+from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor, encode_promise
 from replicas.fence import Fence, Role, decode_fence
 from replicas.layout import FENCE_FIELD, MAP_FIELD, USER_PREFIX
-from replicas.record import FLAG_EXPIRED, Record, decode_record
+from replicas.record import FLAG_EXPIRED, VERSION_BYTES, Record, decode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
 from replicas.scripts import SCRIPTS
 from replicas.version import ZERO_VERSION, physical_ms
@@ -44,6 +45,8 @@ class FakeReplica:
         self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
             "write": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=False),
             "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
+            "prepare": self._prepare,
+            "accept": self._accept,
             "fence_create": self._create,
             "fence_raise": self._raise,
             "fence_release": self._release,
@@ -134,11 +137,14 @@ class FakeReplica:
         else:
             outcome = self._judge(keys, fence, record, decode_record(old or b""), now_ms)
         if outcome in (APPLIED, APPLIED_OVER_LIVE):
-            log = self.state.logs.setdefault(keys[1], [])
-            log.append(record.version + field_name[1:])
-            del log[: -max(1, log_bytes // LOG_ENTRY_BYTES)]
-            fields[field_name] = record.raw
+            self._store(keys, field_name, record.raw, log_bytes)
         return outcome
+
+    def _store(self, keys: list[bytes], field_name: bytes, raw: bytes, log_bytes: int) -> None:
+        log = self.state.logs.setdefault(keys[1], [])
+        log.append(raw[8:24] + field_name[1:])
+        del log[: -max(1, log_bytes // LOG_ENTRY_BYTES)]
+        self.state.hashes[keys[0]][field_name] = raw
 
     def _agreed_fence(
         self, keys: list[bytes], raw: bytes | None, epoch: bytes, incarnation: bytes
@@ -173,6 +179,66 @@ class FakeReplica:
         if record.order <= old.order:
             return SUPERSEDED
         return APPLIED_OVER_LIVE if old.live(now_ms) else APPLIED
+
+    # --- prepare and accept: scripts/lib/acceptor.lua
+
+    def _prepare(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        problem = _bad_argument(keys, arguments, 1, 4)
+        if not problem and (len(arguments[3]) != VERSION_BYTES or arguments[3] == ZERO_VERSION):
+            problem = b"ballot"
+        if problem:
+            return self._refuse(keys, Code.BAD_REQUEST, problem)
+        ballot = arguments[3]
+        found = self._look_up(keys, arguments)
+        if isinstance(found, list):
+            return found
+        acceptor, floor = found
+        if ballot < acceptor.promise or ballot <= floor:
+            return self._refuse(keys, Code.LOW_BALLOT, max(acceptor.promise, floor))
+        promised = encode_promise(acceptor, ballot)
+        self.state.hashes[keys[0]][arguments[2]] = promised
+        return promised
+
+    def _accept(self, keys: list[bytes], arguments: list[bytes], now_ms: int) -> object:
+        problem = _bad_argument(keys, arguments, 2, 5)
+        if problem:
+            return self._refuse(keys, Code.BAD_REQUEST, problem)
+        offered = decode_acceptor(arguments[3])
+        record = decode_record(arguments[3])
+        if offered is None and record is not None and not record.is_linearizable:
+            return [Code.WRONG_MODE.value.encode(), None, None, b"offered"]
+        if offered is None or not ZERO_VERSION < offered.accepted == offered.promise:
+            return self._refuse(keys, Code.BAD_REQUEST, b"record")
+        found = self._look_up(keys, arguments)
+        if isinstance(found, list):
+            return found
+        acceptor, floor = found
+        if acceptor.accepted == offered.accepted:
+            return APPLIED
+        if offered.accepted < acceptor.promise or offered.accepted <= floor:
+            return self._refuse(keys, Code.LOW_BALLOT, max(acceptor.promise, floor))
+        if offered.content.expired and now_ms < offered.content.expires_at_ms:
+            return self._refuse(keys, Code.SKEWED, now_ms)
+        self._store(keys, arguments[2], offered.raw, _LIMITS.unpack(arguments[4])[1])
+        return APPLIED
+
+    def _look_up(
+        self, keys: list[bytes], arguments: list[bytes]
+    ) -> tuple[Acceptor, bytes] | list[object]:
+        """The key's state, and what a ballot must be above whatever was promised; or a refusal."""
+        fields = self.state.hashes.get(keys[0], {})
+        fence = self._agreed_fence(keys, fields.get(FENCE_FIELD), arguments[0], arguments[1])
+        if isinstance(fence, list):
+            return fence
+        raw = fields.get(arguments[2])
+        acceptor = decode_acceptor(raw) if raw is not None else UNTOUCHED
+        if acceptor is None:
+            record = decode_record(raw or b"")
+            if record is not None and not record.is_linearizable:
+                return self._refuse(keys, Code.WRONG_MODE, b"stored")
+            return self._refuse(keys, Code.CORRUPT, b"record")
+        purged = fence.purged_through if acceptor.accepted == ZERO_VERSION else ZERO_VERSION
+        return acceptor, max(fence.ballot_floor, fence.closed_through, purged)
 
     # --- fences: scripts/fence_*.lua
 
@@ -238,6 +304,7 @@ class FakeReplica:
             new.incarnation,
             max(new.purged_through, old.purged_through),
             max(new.closed_through, old.closed_through),
+            max(new.ballot_floor, old.ballot_floor),
         )
         self.state.hashes[keys[0]].update({FENCE_FIELD: merged.encode(), MAP_FIELD: entry})
         return 1
@@ -250,19 +317,28 @@ class FakeReplica:
 
 def _offered(keys: list[bytes], arguments: list[bytes]) -> Record | bytes:
     """The record that a write brings, or which of its arguments is malformed."""
-    if len(keys) != 2 or len(arguments) != _WRITE_ARGUMENTS:
+    problem = _bad_argument(keys, arguments, 2, _WRITE_ARGUMENTS)
+    if problem:
+        return problem
+    record = decode_record(arguments[3])
+    return b"record" if record is None or record.version == ZERO_VERSION else record
+
+
+def _bad_argument(
+    keys: list[bytes], arguments: list[bytes], key_count: int, argument_count: int
+) -> bytes:
+    """Which argument of a script of either mode is malformed; empty: none."""
+    if len(keys) != key_count or len(arguments) != argument_count:
         return b"arity"
-    epoch, incarnation, field_name, raw, limits = arguments
+    epoch, incarnation, field_name = arguments[:3]
     if len(epoch) != 8:
         return b"epoch"
     if len(incarnation) != 8:
         return b"incarnation"
     if not 2 <= len(field_name) <= MAX_FIELD_BYTES or not field_name.startswith(USER_PREFIX):
         return b"field"
-    if len(limits) != _LIMITS.size:
-        return b"limits"
-    record = decode_record(raw)
-    return b"record" if record is None or record.version == ZERO_VERSION else record
+    limited = argument_count == _WRITE_ARGUMENTS
+    return b"limits" if limited and len(arguments[4]) != _LIMITS.size else b""
 
 
 def _ahead_of(record: Record, latest_ms: int) -> bool:

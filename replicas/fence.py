@@ -1,7 +1,7 @@
 """The fence: what a replica knows of its own part in a bucket, and judges every operation by.
 
     format(1) | epoch(8) | stage(1) | role(1) | incarnation(8) | purged_through(16) |
-    closed_through(16) | checksum(8)
+    closed_through(16) | ballot_floor(16), in format 2 | checksum(8)
 
 Big-endian; the checksum is the first 8 bytes of SHA-1 over the rest. The first 19 bytes are all
 that a map says about an owner: a read compares them with what it expects, and parses surprises.
@@ -16,8 +16,10 @@ from buckets.bucket_map import Stage
 from replicas.version import ZERO_VERSION
 
 FORMAT = 1
+FORMAT_WITH_FLOOR = 2  # only where there is a ballot floor: all others stay as they are
 PREFIX_BYTES = 19
 FENCE_BYTES = 59
+FLOOR_BYTES = 16
 
 _PREFIX = struct.Struct(">BQBBQ")
 _BODY = struct.Struct(">BQBBQ16s16s")
@@ -38,7 +40,9 @@ class Fence:
     """A replica's own view of one bucket.
 
     Writes at or below `purged_through` to absent keys are refused (their tombstones are gone), and
-    all new versions at or below `closed_through`. Both are versions; ZERO_VERSION: nothing.
+    all new versions at or below `closed_through`. `ballot_floor` is that of a linearizable acceptor
+    which lost data and may have forgotten promises up to there: it promises and accepts nothing at
+    or below it. All three are versions; ZERO_VERSION: nothing.
     """
 
     epoch: int
@@ -47,19 +51,26 @@ class Fence:
     incarnation: int
     purged_through: bytes = ZERO_VERSION
     closed_through: bytes = ZERO_VERSION
+    ballot_floor: bytes = ZERO_VERSION
 
     @property
     def prefix(self) -> bytes:
-        """The first 19 bytes: what a reader that knows the map expects to see."""
+        """The first 19 bytes, without a ballot floor: what a reader that knows the map expects.
+
+        A fence with a floor differs in its first byte, and such readers parse it.
+        """
         return fence_prefix(self.epoch, self.stage, self.role, self.incarnation)
 
     def encode(self) -> bytes:
-        """The fence's 59 bytes. Raises ValueError when a field is out of its bounds."""
+        """The fence's 59 bytes, 75 with a floor. Raises ValueError for a field out of bounds."""
         if not 0 < self.epoch <= _MAX_U64 or not 0 < self.incarnation <= _MAX_U64:
             raise ValueError(f"epoch and incarnation must be within 1 and 2^64-1: {self}")
-        if len(self.purged_through) != 16 or len(self.closed_through) != 16:
-            raise ValueError(f"purged_through and closed_through are versions of 16 bytes: {self}")
+        bounds = (self.purged_through, self.closed_through, self.ballot_floor)
+        if any(len(bound) != len(ZERO_VERSION) for bound in bounds):
+            raise ValueError(f"what bounds a fence are versions of 16 bytes: {self}")
         body = self.prefix + self.purged_through + self.closed_through
+        if self.ballot_floor != ZERO_VERSION:
+            body = bytes((FORMAT_WITH_FLOOR,)) + body[1:] + self.ballot_floor
         return body + sha1(body).digest()[:8]
 
 
@@ -70,11 +81,13 @@ def fence_prefix(epoch: int, stage: Stage, role: Role, incarnation: int) -> byte
 
 def decode_fence(raw: bytes) -> Fence | None:
     """The fence in `raw`; None when its checksum or form is wrong: it is no answer."""
-    if len(raw) != FENCE_BYTES or sha1(raw[:-8]).digest()[:8] != raw[-8:]:
+    if len(raw) < FENCE_BYTES or sha1(raw[:-8]).digest()[:8] != raw[-8:]:
         return None
     form, epoch, stage, role, incarnation, purged, closed = _BODY.unpack_from(raw)
-    if form != FORMAT or not epoch or not incarnation:
+    floor = raw[_BODY.size : -8] or ZERO_VERSION
+    wanted = FORMAT if len(raw) == FENCE_BYTES else FORMAT_WITH_FLOOR
+    if form != wanted or len(floor) != FLOOR_BYTES or not epoch or not incarnation:
         return None
     if not Stage.OLD <= stage <= Stage.NEW or not Role.OWNER <= role <= Role.RELEASED:
         return None
-    return Fence(epoch, Stage(stage), Role(role), incarnation, purged, closed)
+    return Fence(epoch, Stage(stage), Role(role), incarnation, purged, closed, floor)

@@ -18,7 +18,7 @@ EXPIRY_BYTES = 8
 FLAG_TOMBSTONE = 1
 FLAG_HAS_EXPIRY = 2
 FLAG_EXPIRED = 4  # a tombstone left by an expiry: keeps its record's version, orders just above it
-FLAG_LINEARIZABLE = 8  # belongs to the other mode: scripts of the tunable mode refuse it
+FLAG_LINEARIZABLE = 8  # belongs to the other mode: a register, read by replicas/acceptor.py
 KNOWN_FLAGS = FLAG_TOMBSTONE | FLAG_HAS_EXPIRY | FLAG_EXPIRED | FLAG_LINEARIZABLE
 
 # 48 bits, as in versions: far beyond any date, and exact in a script's doubles.
@@ -26,6 +26,8 @@ MAX_TIME_MS = (1 << 48) - 1
 
 _FLAGS_AT = CHECKSUM_BYTES + VERSION_BYTES
 _EXPIRED_TOMBSTONE = FLAG_TOMBSTONE | FLAG_HAS_EXPIRY | FLAG_EXPIRED
+# What a record can be in either mode: value, tombstone, value that expires, tombstone of an expiry.
+KINDS = (0, FLAG_TOMBSTONE, FLAG_HAS_EXPIRY, _EXPIRED_TOMBSTONE)
 
 
 class Record:
@@ -64,7 +66,7 @@ class Record:
 
     def live(self, now_ms: int) -> bool:
         """Whether a reader at `now_ms` (Unix milliseconds) is given the value."""
-        if self.flags & FLAG_TOMBSTONE:
+        if self.flags & (FLAG_TOMBSTONE | FLAG_LINEARIZABLE):
             return False
         return self.expires_at_ms == 0 or now_ms < self.expires_at_ms
 
@@ -92,12 +94,12 @@ def encode_record(
     if tombstone:
         if value or expires_at_ms:
             raise ValueError("a tombstone has neither value nor expiry")
-        return _seal(version + b"\x01")
+        return seal(version + b"\x01")
     if not expires_at_ms:
-        return _seal(version + b"\x00" + value)
+        return seal(version + b"\x00" + value)
     if not 0 < expires_at_ms <= MAX_TIME_MS:
         raise ValueError(f"expires_at_ms must be within 0 and {MAX_TIME_MS}, not {expires_at_ms}")
-    return _seal(version + b"\x02" + expires_at_ms.to_bytes(EXPIRY_BYTES, "big") + value)
+    return seal(version + b"\x02" + expires_at_ms.to_bytes(EXPIRY_BYTES, "big") + value)
 
 
 def encode_expired(record: Record) -> bytes:
@@ -107,13 +109,16 @@ def encode_expired(record: Record) -> bytes:
     """
     if not record.expires_at_ms:
         raise ValueError("only a record with an expiry can expire")
-    flags = _EXPIRED_TOMBSTONE | record.flags & FLAG_LINEARIZABLE
     expiry = record.expires_at_ms.to_bytes(EXPIRY_BYTES, "big")
-    return _seal(record.version + bytes((flags,)) + expiry)
+    return seal(record.version + bytes((_EXPIRED_TOMBSTONE,)) + expiry)
 
 
 def decode_record(raw: bytes) -> Record | None:
-    """The record in `raw`; None when its checksum or form is wrong: then it is no answer at all."""
+    """The record in `raw`; None when its checksum or form is wrong: then it is no answer at all.
+
+    Of a record of the linearizable mode only version and flags are given, never a value: look at
+    `is_linearizable` wherever one may be met.
+    """
     if len(raw) < HEADER_BYTES or sha1(raw[8:]).digest()[:8] != raw[:8]:
         return None
     flags = raw[_FLAGS_AT]
@@ -125,6 +130,9 @@ def decode_record(raw: bytes) -> Record | None:
 def _decode_flagged(raw: bytes, flags: int) -> Record | None:
     if flags & ~KNOWN_FLAGS:
         return None
+    if flags & FLAG_LINEARIZABLE:
+        known = flags - FLAG_LINEARIZABLE in KINDS
+        return Record(raw[8:24], flags, 0, b"", raw) if known else None
     expires_at_ms = 0
     value_at = HEADER_BYTES
     if flags & FLAG_HAS_EXPIRY:
@@ -141,5 +149,6 @@ def _decode_flagged(raw: bytes, flags: int) -> Record | None:
     return Record(raw[8:24], flags, expires_at_ms, raw[value_at:], raw)
 
 
-def _seal(body: bytes) -> bytes:
+def seal(body: bytes) -> bytes:
+    """`body` with its checksum before it."""
     return sha1(body).digest()[:CHECKSUM_BYTES] + body

@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 
 from hiredis import ReplyError
 
+from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor
 from replicas.fence import Fence, Role, decode_fence
 from replicas.record import FLAG_LINEARIZABLE, Record, decode_record
 
@@ -27,6 +28,7 @@ class Code(enum.StrEnum):
     SKEWED = "SKEWED"
     CLOSED = "CLOSED"
     PURGED = "PURGED"
+    LOW_BALLOT = "LOW_BALLOT"
     EXISTS = "EXISTS"
     LEFTOVERS = "LEFTOVERS"
     SERVER = "SERVER"  # the server refused to run the script at all; the detail is its message
@@ -36,7 +38,8 @@ class Refusal(NamedTuple):
     """An atomic refusal: the replica changed nothing.
 
     `fence` and `entry` (BucketEntry bytes) are the replica's own, where it sent them. `detail` is
-    the server's clock in milliseconds for SKEWED, otherwise words.
+    the server's clock in milliseconds for SKEWED, the ballot to be above for LOW_BALLOT, otherwise
+    words.
     """
 
     code: Code
@@ -76,6 +79,19 @@ def parse_write(reply: object) -> int | Refusal | None:
     return parse_refusal(reply)
 
 
+def parse_prepare(reply: object, ballot: bytes) -> Acceptor | Refusal | None:
+    """The acceptor's state with its promise of `ballot`; a refusal; None: anything else."""
+    if isinstance(reply, bytes):
+        acceptor = decode_acceptor(reply)
+        return acceptor if acceptor is not None and acceptor.promise == ballot else None
+    return parse_refusal(reply)
+
+
+def parse_accept(reply: object) -> bool | Refusal | None:
+    """True: accepted; a refusal; None: anything else, so unknown."""
+    return True if reply == APPLIED else parse_refusal(reply)
+
+
 def parse_refusal(reply: object) -> Refusal | None:
     """The refusal in a script's reply; None when it does not prove that nothing was changed."""
     if isinstance(reply, ReplyError):
@@ -101,6 +117,36 @@ def parse_read(
     `expected` is fence_prefix of the owner as the reader's map has it: one comparison where the two
     agree. `epoch` and `incarnation` are the map's too. (ANSWER, None) means "no such key here".
     """
+    verdict, raw = _judge_pair(reply, expected, epoch, incarnation)
+    if raw is None:
+        return verdict, None
+    record = decode_record(raw)
+    if record is None:
+        return Verdict.CORRUPT, None
+    if record.flags & FLAG_LINEARIZABLE:
+        return Verdict.WRONG_MODE, None
+    return Verdict.ANSWER, record
+
+
+def parse_acceptor_read(
+    reply: object, expected: bytes, epoch: int, incarnation: int
+) -> tuple[Verdict, Acceptor | None]:
+    """As parse_read, in the linearizable mode; of a key without a record UNTOUCHED."""
+    verdict, raw = _judge_pair(reply, expected, epoch, incarnation)
+    if raw is None:
+        return verdict, UNTOUCHED if verdict is Verdict.ANSWER else None
+    acceptor = decode_acceptor(raw)
+    if acceptor is not None:
+        return Verdict.ANSWER, acceptor
+    record = decode_record(raw)
+    tunable = record is not None and not record.is_linearizable
+    return Verdict.WRONG_MODE if tunable else Verdict.CORRUPT, None
+
+
+def _judge_pair(
+    reply: object, expected: bytes, epoch: int, incarnation: int
+) -> tuple[Verdict, bytes | None]:
+    """(ANSWER, what is stored under the key, or None), or why the pair is no answer."""
     if not isinstance(reply, list) or len(reply) != 2:
         return Verdict.ERROR, None
     fence, raw = reply
@@ -110,14 +156,7 @@ def parse_read(
         verdict = judge_fence(decode_fence(fence), epoch, incarnation)
         if verdict is not Verdict.ANSWER:
             return verdict, None
-    if raw is None:
-        return Verdict.ANSWER, None
-    record = decode_record(raw)
-    if record is None:
-        return Verdict.CORRUPT, None
-    if record.flags & FLAG_LINEARIZABLE:
-        return Verdict.WRONG_MODE, None
-    return Verdict.ANSWER, record
+    return Verdict.ANSWER, raw
 
 
 def judge_fence(fence: Fence | None, epoch: int, incarnation: int) -> Verdict:

@@ -4,13 +4,17 @@ Keys, arguments and replies are described at the head of each file:
 
     write          put or delete one record              lib/apply.lua
     heal           the same, over a corrupt record too   lib/apply.lua
+    prepare        promise a ballot                      prepare.lua
+    accept         accept what was chosen for a ballot   accept.lua
     fence_create   a bucket's first fence                fence_create.lua
     fence_raise    to a newer epoch                      fence_raise.lua
     fence_release  leave a gravestone                    fence_release.lua
     identity       whose data this is, given once        identity.lua
 
-write, heal and the fence scripts answer with an integer (acknowledged) or with an array
-[code, fence or nil, map entry or nil, detail]: an atomic refusal, after which nothing has changed.
+write and heal are of the tunable mode, prepare and accept of the linearizable one; each refuses
+records of the other. They and the fence scripts answer with an integer (acknowledged; prepare: with
+the record), or with an array [code, fence or nil, map entry or nil, detail]: an atomic refusal,
+after which nothing has changed.
 """
 
 from collections.abc import Mapping
@@ -21,12 +25,17 @@ from typing import NamedTuple
 
 _FOLDER = Path(__file__).parent
 
+_FENCE = ("lib/record", "lib/fence")
+_WRITE = (*_FENCE, "lib/request")
+
 _PARTS = {
-    "write": ("lib/record", "lib/fence", "lib/apply", "write"),
-    "heal": ("lib/record", "lib/fence", "lib/apply", "heal"),
-    "fence_create": ("lib/record", "lib/fence", "fence_create"),
-    "fence_raise": ("lib/record", "lib/fence", "fence_raise"),
-    "fence_release": ("lib/record", "lib/fence", "fence_release"),
+    "write": (*_WRITE, "lib/apply", "write"),
+    "heal": (*_WRITE, "lib/apply", "heal"),
+    "prepare": (*_WRITE, "lib/acceptor", "prepare"),
+    "accept": (*_WRITE, "lib/acceptor", "accept"),
+    "fence_create": (*_FENCE, "fence_create"),
+    "fence_raise": (*_FENCE, "fence_raise"),
+    "fence_release": (*_FENCE, "fence_release"),
     "identity": ("identity",),
 }
 

@@ -1,7 +1,7 @@
 -- Makes a bucket's first fence on this replica. Refused when one exists, whatever it says.
 --
 -- KEYS  data, log, history
--- ARGV  fence  its 59 bytes, of any role but RELEASED
+-- ARGV  fence  its 59 or 75 bytes, of any role but RELEASED
 --       entry  the bucket's map entry, kept beside it
 --
 -- Reply, an integer: 1 created.

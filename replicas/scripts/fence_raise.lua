@@ -1,10 +1,10 @@
 -- Raises a bucket's fence to a newer epoch. Never makes one: a replica that lost its fence lost data.
 --
 -- KEYS  data
--- ARGV  fence  the new one, 59 bytes, of any role but RELEASED
+-- ARGV  fence  the new one, 59 or 75 bytes, of any role but RELEASED
 --       entry  the bucket's map entry, kept beside it
 --
--- Purged-through and closed-through never fall: the higher of the old and the new is kept.
+-- Purged-through, closed-through and ballot floor never fall: the higher of old and new is kept.
 --
 -- Reply, an integer: 1 raised, or there already.
 -- Reply, an array {code, fence or nil, map entry or nil, detail}: refused, nothing was changed
@@ -18,23 +18,19 @@
 --                      with the map entry
 
 if #KEYS ~= 1 or #ARGV ~= 2 then return refuse('BAD_REQUEST', false, 'arity') end
-local epoch, role, incarnation, purged_through, closed_through = read_fence(ARGV[1])
+local epoch, role, incarnation = read_fence(ARGV[1])
 if not epoch or role == RELEASED then return refuse('BAD_REQUEST', false, 'fence') end
 
 local fence = redis.call('HGET', KEYS[1], 'f')
 if not fence then return refuse('NO_FENCE', false, '') end
-local old_epoch, old_role, old_incarnation, old_purged, old_closed = read_fence(fence)
+local old_epoch, old_role, old_incarnation = read_fence(fence)
 if not old_epoch then return refuse('CORRUPT', fence, 'fence') end
 if old_incarnation ~= incarnation then return refuse('WRONG_INCARNATION', fence, '', true) end
--- The first 19 bytes are epoch, stage, role and incarnation.
-local same = string.sub(ARGV[1], 1, 19) == string.sub(fence, 1, 19)
+local same = same_place(ARGV[1], fence)
 if not same and not above(epoch, old_epoch) then return refuse('STALE_EPOCH', fence, '', true) end
 if role == OWNER and (old_role == RELEASED or old_role == READ_REPLICA) then
   return refuse('WRONG_ROLE', fence, '', true)
 end
 
-if above(old_purged, purged_through) then purged_through = old_purged end
-if above(old_closed, closed_through) then closed_through = old_closed end
-local raised = seal_fence(string.sub(ARGV[1], 1, 19) .. purged_through .. closed_through)
-redis.call('HSET', KEYS[1], 'f', raised, 'm', ARGV[2])
+redis.call('HSET', KEYS[1], 'f', merge_fences(ARGV[1], fence), 'm', ARGV[2])
 return 1

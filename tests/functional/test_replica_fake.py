@@ -8,11 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from buckets.bucket_map import Stage
+from replicas.acceptor import Content, Decided, encode_acceptor
 from replicas.commands import (
     create_fence,
     entry_command,
     pack_command,
     pack_limits,
+    prepare_prefix,
+    prepare_suffix,
     raise_fence,
     read_command,
     read_prefix,
@@ -92,6 +95,40 @@ def records(draw: st.DrawFn, now_ms: int) -> bytes:
 
 
 @st.composite
+def registers(draw: st.DrawFn, now_ms: int) -> bytes:
+    """Mostly states of acceptors as they should be; some of wrong form, or damaged."""
+    ballot = ZERO_VERSION if draw(rarely) else stamp(now_ms, draw(versions))
+    value = draw(st.sampled_from([b"x", b"", None]))
+    expired = value is None and draw(st.booleans())
+    expires = expired or (value is not None and draw(rarely))
+    expires_at_ms = (
+        draw(st.sampled_from([now_ms - MINUTE_MS, now_ms + MINUTE_MS])) if expires else 0
+    )
+    if ballot == ZERO_VERSION:
+        value, expires_at_ms, expired = None, 0, False
+    ids = () if ballot == ZERO_VERSION else (Decided(b"i" * 16, ballot),) * draw(st.integers(0, 2))
+    raw = encode_acceptor(ballot, Content(value, expires_at_ms, expired, ballot, ids, 5))
+    if draw(rarely):
+        return flip(raw, draw(st.integers(0, len(raw) - 1)))
+    if draw(rarely):  # of wrong form, with a right checksum
+        return sealed(flip(raw, draw(st.integers(8, len(raw) - 1)))[8:])
+    return raw[: draw(st.integers(0, 80))] if draw(rarely) else raw
+
+
+@st.composite
+def steps(draw: st.DrawFn, now_ms: int) -> bytes:
+    """A prepare or an accept."""
+    keys, epoch = draw(st.sampled_from(KEYS)), draw(st.sampled_from([3, 3, 3, 3, 2, 1]))
+    key, incarnation = draw(user_keys), 2 if draw(rarely) else 1
+    if draw(st.booleans()):
+        ballot = ZERO_VERSION if draw(rarely) else stamp(now_ms, draw(versions))
+        return prepare_prefix(keys, epoch, incarnation) + prepare_suffix(key, ballot)
+    prefix = write_prefix(keys, epoch, incarnation, script=SCRIPTS["accept"])
+    record = draw(records(now_ms)) if draw(rarely) else draw(registers(now_ms))
+    return prefix + write_suffix(key, record, pack_limits(500, 1 << 20))
+
+
+@st.composite
 def fences(draw: st.DrawFn, now_ms: int, roles: tuple[Role, ...]) -> bytes:
     bound = st.sampled_from([True, False, False])
     fence = Fence(
@@ -101,8 +138,9 @@ def fences(draw: st.DrawFn, now_ms: int, roles: tuple[Role, ...]) -> bytes:
         2 if draw(rarely) else 1,
         stamp(now_ms, draw(versions)) if draw(bound) else ZERO_VERSION,
         stamp(now_ms, draw(versions)) if draw(bound) else ZERO_VERSION,
+        stamp(now_ms, draw(versions)) if draw(rarely) else ZERO_VERSION,
     ).encode()
-    return flip(fence, draw(st.integers(0, 58))) if draw(rarely) else fence
+    return flip(fence, draw(st.integers(0, len(fence) - 1))) if draw(rarely) else fence
 
 
 @st.composite
@@ -110,7 +148,10 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
     keys = draw(st.sampled_from(KEYS))
     entry = draw(st.sampled_from([b"", b"entry 1", b"entry 2"]))
     living = (Role.OWNER, Role.OWNER, Role.JOINING, Role.READ_REPLICA)
-    kind = draw(st.sampled_from(["write"] * 12 + ["create", "raise", "release", "other", "other"]))
+    kinds = ["write"] * 8 + ["step"] * 8 + ["create", "raise", "release", "other", "other"]
+    kind = draw(st.sampled_from(kinds))
+    if kind == "step":
+        return draw(steps(now_ms))
     if kind == "write":
         script = SCRIPTS[draw(st.sampled_from(["write", "write", "write", "heal"]))]
         epoch = draw(st.sampled_from([3, 3, 3, 3, 2, 1]))
@@ -136,6 +177,7 @@ def other_commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
         pack_command(b"GET", IDENTITY_KEY),
         pack_command(b"EVALSHA", b"0" * 40, b"0"),
         Poke(keys.data, user_field(draw(user_keys)), draw(records(now_ms))),
+        Poke(keys.data, user_field(draw(user_keys)), draw(registers(now_ms))),
         Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
         Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
         pack_command(b"DEL", keys.data),

@@ -1,27 +1,39 @@
 -- What is true of every fence; the same as replicas/fence.py. Uses record.lua.
 -- format(1) | epoch(8) | stage(1) | role(1) | incarnation(8) | purged_through(16) |
--- closed_through(16) | checksum(8)
+-- closed_through(16) | ballot_floor(16), in format 2 | checksum(8)
 
 local ZERO_NUMBER = string.rep('\0', 8)
 local OWNER, JOINING, READ_REPLICA, RELEASED = 1, 2, 3, 4
 
--- epoch (8 bytes), role, incarnation (8 bytes), purged_through, closed_through; nil when checksum or
--- form is wrong.
+-- epoch (8 bytes), role, incarnation (8 bytes), purged_through, closed_through, ballot_floor; nil when
+-- checksum or form is wrong.
 local function read_fence(raw)
-  if #raw ~= 59 or not sealed(string.sub(raw, 52), string.sub(raw, 1, 51)) then return nil end
-  local form, stage, role = string.byte(raw, 1), string.byte(raw, 10), string.byte(raw, 11)
-  if form ~= 1 or stage > 3 or role < OWNER or role > RELEASED then return nil end
+  local form = string.byte(raw, 1)
+  if not (form == 1 and #raw == 59) and not (form == 2 and #raw == 75) then return nil end
+  if not sealed(string.sub(raw, -8), string.sub(raw, 1, -9)) then return nil end
+  local stage, role = string.byte(raw, 10), string.byte(raw, 11)
+  if stage > 3 or role < OWNER or role > RELEASED then return nil end
   local epoch, incarnation = string.sub(raw, 2, 9), string.sub(raw, 12, 19)
   if epoch == ZERO_NUMBER or incarnation == ZERO_NUMBER then return nil end
-  return epoch, role, incarnation, string.sub(raw, 20, 35), string.sub(raw, 36, 51)
+  local floor = form == 2 and string.sub(raw, 52, 67) or ZERO_VERSION
+  return epoch, role, incarnation, string.sub(raw, 20, 35), string.sub(raw, 36, 51), floor
 end
 
--- The fence whose first 51 bytes are `body`.
-local function seal_fence(body)
-  local checksum = string.gsub(string.sub(redis.sha1hex(body), 1, 16), '..', function(hex)
-    return string.char(tonumber(hex, 16))
-  end)
-  return body .. checksum
+-- Whether two fences say the same of epoch, stage, role and incarnation.
+local function same_place(a, b)
+  return string.sub(a, 2, 19) == string.sub(b, 2, 19)
+end
+
+-- The fence `new`, with the higher of what bounds it and `old`: none of them ever falls.
+local function merge_fences(new, old)
+  local _, _, _, purged, closed, floor = read_fence(new)
+  local _, _, _, old_purged, old_closed, old_floor = read_fence(old)
+  if above(old_purged, purged) then purged = old_purged end
+  if above(old_closed, closed) then closed = old_closed end
+  if above(old_floor, floor) then floor = old_floor end
+  local body = string.sub(new, 2, 19) .. purged .. closed
+  if floor == ZERO_VERSION then body = '\1' .. body else body = '\2' .. body .. floor end
+  return body .. checksum_of(body)
 end
 
 -- An atomic refusal: nothing was changed. `fence` is the replica's own, false when it has none. A

@@ -29,13 +29,26 @@ local function version_ms(version)
   return high * 65536 + low
 end
 
+-- The first 8 bytes of SHA-1 over `body`.
+local function checksum_of(body)
+  local checksum = string.gsub(string.sub(redis.sha1hex(body), 1, 16), '..', function(hex)
+    return string.char(tonumber(hex, 16))
+  end)
+  return checksum
+end
+
 -- version, kind (0 value, 1 tombstone, 2 value that expires, 7 tombstone of an expiry), expires_at_ms,
--- whether linearizable; or nil when checksum or form is wrong.
+-- whether linearizable; or nil when checksum or form is wrong. Of a linearizable one the rest is for
+-- acceptor.lua to read.
 local function read_record(raw)
   if #raw < 25 or not sealed(raw, string.sub(raw, 9)) then return nil end
   local kind, value_at, expires_at_ms = string.byte(raw, 25), 26, 0
   local linearizable = kind >= 8
-  if linearizable then kind = kind - 8 end
+  if linearizable then
+    kind = kind - 8
+    if kind > 2 and kind ~= 7 then return nil end
+    return string.sub(raw, 9, 24), kind, 0, true
+  end
   if kind == 2 or kind == 7 then
     if #raw < 33 then return nil end
     local high, low = struct.unpack('>I4I4', raw, 26)
@@ -46,7 +59,7 @@ local function read_record(raw)
     return nil
   end
   if (kind == 1 or kind == 7) and #raw >= value_at then return nil end
-  return string.sub(raw, 9, 24), kind, expires_at_ms, linearizable
+  return string.sub(raw, 9, 24), kind, expires_at_ms, false
 end
 
 -- Breaks the tie of two records of one version: the tombstone of an expiry first, then the checksum.

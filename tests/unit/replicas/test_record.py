@@ -78,7 +78,13 @@ def test_a_wrong_form_is_no_answer_even_with_a_right_checksum(flags: int, rest: 
 def test_records_of_the_other_mode_are_recognized() -> None:
     record = decoded(sealed(VERSION + bytes([FLAG_LINEARIZABLE]) + b"state"))
     assert record.is_linearizable
+    assert (record.value, record.live(0)) == (b"", False)  # nothing that could pass for a value
     assert not decoded(encode_record(VERSION, b"x")).is_linearizable
+
+
+@pytest.mark.parametrize("kind", [3, 4, 5, 6])
+def test_flags_that_do_not_go_together_are_none_in_the_other_mode_either(kind: int) -> None:
+    assert decode_record(sealed(VERSION + bytes([FLAG_LINEARIZABLE | kind]) + bytes(60))) is None
 
 
 def test_a_value_is_live_until_its_expiry() -> None:
