@@ -71,6 +71,7 @@ def _version_error(op: Write) -> DataError | None:
             Fault.CALLER,
             f"retry_version has {len(op.version)} bytes; give the {VERSION_BYTES} bytes that the"
             " attempt with the unknown outcome returned, or none for a new write",
+            outcome=Outcome.NOT_APPLIED,  # no write ever had such a version
             field="retry_version",
         )
     return None

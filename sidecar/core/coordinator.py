@@ -328,7 +328,7 @@ class Coordinator:
             op.record = None
             self.read(op)
         else:
-            op.superseded = op.existed = False
+            op.superseded = False  # but a value that once existed did, whatever stands there now
             self.write(op)
 
     # --- time

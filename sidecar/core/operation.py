@@ -99,4 +99,6 @@ class Write:
         self.existed = False
         self.error: DataError | None = None
         self.acks = 0
-        self.maybe_applied = False  # an attempt under an earlier epoch may have been
+        # An earlier attempt may have been: one of the caller's, or one under an earlier epoch.
+        # Such a write is never NOT_APPLIED.
+        self.maybe_applied = version != b""

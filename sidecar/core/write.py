@@ -9,14 +9,14 @@ from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import encode_record
+from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
 from sidecar.core.host import Host
 from sidecar.core.operation import Write
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
 
-# Replies of the write script that acknowledge.
-APPLIED_OVER_LIVE = 2
-SUPERSEDED = 3
+# How the write script refuses. Anything else in a list proves nothing.
+_REFUSALS = frozenset(code.value.encode() for code in Code)
 
 # Server errors that are given before a script runs, so nothing of it was applied.
 _REFUSED_UNRUN = (
@@ -105,14 +105,16 @@ class WriteRun:
         op = self.op
         if op is None:
             return
-        if type(reply) is int:
-            # The connection that answers is the one written to, so one life of the server.
-            self.acked |= (1 << slot) & self.countable
-            if reply == APPLIED_OVER_LIVE:
-                op.existed = True
-            elif reply == SUPERSEDED:
-                op.superseded = True
-        elif type(reply) is list:
+        if type(reply) is int and APPLIED <= reply <= SUPERSEDED:
+            # The connection that answers is the one written to, so one life of the server. What a
+            # suspect owner holds counts in nothing, and says nothing about the key.
+            if self.countable >> slot & 1:
+                self.acked |= 1 << slot
+                if reply == APPLIED_OVER_LIVE:
+                    op.existed = True
+                elif reply == SUPERSEDED:
+                    op.superseded = True
+        elif type(reply) is list and reply and reply[0] in _REFUSALS:
             self._refusal(slot, reply)
         else:
             self._server_error(slot, str(reply))

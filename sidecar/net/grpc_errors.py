@@ -35,13 +35,15 @@ _CODES = {
     Fault.DATA: DATA_LOSS,
     Fault.PRECONDITION: FAILED_PRECONDITION,
 }
+# What clients may repeat by themselves.
+_REPEATED = (Fault.UNAVAILABLE, Fault.OVERLOADED)
 
 
 def status_code(error: DataError) -> int:
     """The gRPC status that `error` ends a call with."""
     if error.reason is Reason.KEYSPACE_UNKNOWN:
         return NOT_FOUND
-    if error.outcome is Outcome.UNKNOWN and error.fault is not Fault.TIMEOUT:
+    if error.outcome is Outcome.UNKNOWN and error.fault in _REPEATED:
         return ABORTED
     return _CODES[error.fault]
 
