@@ -31,13 +31,18 @@ def key_error(key: bytes) -> DataError | None:
 def write_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
     """None for a write that the keyspace can take."""
     if settings.mode is not Mode.TUNABLE:
-        return DataError(
-            Reason.MODE_UNSUPPORTED,
-            Fault.PRECONDITION,
-            f"keyspace {settings.name} is linearizable, which this version does not serve yet",
-            keyspace=settings.name,
-        )
+        return mode_error(settings)
     return key_error(op.key) or _value_error(op, settings) or _version_error(op)
+
+
+def mode_error(settings: KeyspaceSettings) -> DataError:
+    """The keyspace is of the other mode."""
+    return DataError(
+        Reason.MODE_UNSUPPORTED,
+        Fault.PRECONDITION,
+        f"keyspace {settings.name} is linearizable, which this version does not serve yet",
+        keyspace=settings.name,
+    )
 
 
 def _value_error(op: Write, settings: KeyspaceSettings) -> DataError | None:

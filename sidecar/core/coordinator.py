@@ -134,7 +134,8 @@ class Coordinator:
         if table is None:
             self._without_table(op)
             return
-        error = checks.key_error(op.key)
+        served = table.served
+        error = checks.key_error(op.key) if served else checks.mode_error(table.keyspace.settings)
         if error is None and self.active >= MAX_ACTIVE:
             error = checks.overloaded(MAX_ACTIVE)
         if error is not None:

@@ -9,7 +9,7 @@ a write needs holds it. Repairing only the replicas that were read lets a later 
 from replicas.commands import read_command
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
-from replicas.record import Record, decode_record
+from replicas.record import FLAG_LINEARIZABLE, Record, decode_record
 from sidecar.core.host import Host
 from sidecar.core.levels import SETTLING_LEVELS
 from sidecar.core.operation import Read
@@ -33,6 +33,7 @@ class ReadRun:
         "needs",
         "op",
         "raws",
+        "repair",
         "route",
         "sent_at",
         "stale",
@@ -50,6 +51,7 @@ class ReadRun:
         self.failed = 0
         self.raws: list[tuple[int, bytes | None]] = []
         self.disagree = False
+        self.repair: RepairRun | None = None  # while the answer waits for it
         self.stale = False  # a replica is fenced at a later epoch than ours
         self.whys: dict[int, str] = {}
         self.sent_at = core.now
@@ -81,7 +83,7 @@ class ReadRun:
         """A replica answered `HMGET data fence key`."""
         if self.op is None:
             return
-        if type(reply) is not list:
+        if type(reply) is not list or len(reply) != 2:
             self._no_answer(slot, str(reply))
         else:
             fence, raw = reply
@@ -103,23 +105,28 @@ class ReadRun:
         if raws:
             # Equal bytes need not be decoded again: the usual second reply of a quorum.
             if raw != raws[0][1]:
-                if raw is not None and decode_record(raw) is None:
-                    self._corrupt(slot)
-                    return
+                if raw is not None:
+                    record = decode_record(raw)
+                    if record is None or record.flags & FLAG_LINEARIZABLE:
+                        self._unreadable(slot, record)
+                        return
                 self.disagree = True
         elif raw is not None:
             record = decode_record(raw)
-            if record is None:
-                self._corrupt(slot)
+            if record is None or record.flags & FLAG_LINEARIZABLE:
+                self._unreadable(slot, record)
                 return
             if self.op is not None:
                 self.op.record = record
         raws.append((slot, raw))
         self.acked |= 1 << slot
 
-    def _corrupt(self, slot: int) -> None:
-        self.core.counters.corrupt_records += 1
-        self._no_answer(slot, "its record fails the checksum")
+    def _unreadable(self, slot: int, record: Record | None) -> None:
+        if record is None:
+            self.core.counters.corrupt_records += 1
+            self._no_answer(slot, "its record fails the checksum")
+        else:
+            self._no_answer(slot, "its record is of the linearizable mode")
 
     def _refused(self, slot: int, raw_fence: bytes | None) -> None:
         why, newer = self.core.fence_refusal(self.route, slot, raw_fence)
@@ -148,7 +155,11 @@ class ReadRun:
 
     def hurry(self) -> None:
         """Slow: have one more replica asked while the others are still awaited."""
-        if self.op is not None and tally(self.needs, self.acked, self.failed) == PENDING:
+        if self.op is None:
+            return
+        if self.repair is not None:
+            self.repair.hurry()
+        elif tally(self.needs, self.acked, self.failed) == PENDING:
             slot = self.route.next_to_read(self.asked, self.needs, self.acked)
             if slot >= 0:
                 self.core.counters.reads_hurried += 1
@@ -172,20 +183,24 @@ class ReadRun:
             self.core.restart(self)
             return
         op.acks = self.acked.bit_count()
-        if not self.disagree:
-            self.core.finish_read(self, op.record)
-            return
-        self._settle(op)
-
-    def _settle(self, op: Read) -> None:
-        """Replies differ: bring the newest version to the others, before or after the answer."""
-        best, holders = self._newest()
-        self.core.counters.reads_divergent += 1
-        behind = self.acked & ~holders
         before_answer = op.level in SETTLING_LEVELS
+        if self.disagree:
+            self.core.counters.reads_divergent += 1
+            self._settle(op, before_answer)
+        elif before_answer and self.route.writes_need_more and op.record is not None:
+            # In a move the next stage may read owners that none of those who agree is among.
+            self._settle(op, before_answer)
+        else:
+            self.core.finish_read(self, op.record)
+
+    def _settle(self, op: Read, before_answer: bool) -> None:
+        """Bring the newest version to those that lack it, before or after the answer."""
+        best, holders = self._newest()
+        behind = self.acked & ~holders
         op.record = best
         repair = RepairRun(self.core, self.route, self.key, best, holders=holders)
         if before_answer:
+            self.repair = repair
             repair.settle(behind, self)
         else:
             self.core.finish_read(self, best)
@@ -214,8 +229,11 @@ class ReadRun:
         else:
             self.core.finish_read(self, record)
 
-    def not_settled(self, why: str) -> None:
+    def not_settled(self, why: str, *, stale: bool) -> None:
         """Too few replicas are left to hold the newest version: no answer is safe."""
+        if stale or self.core.epoch_moved(self.route):
+            self.core.park(self)
+            return
         self.core.fail_read(
             self,
             Reason.REPLICAS_DISAGREE,
@@ -224,7 +242,7 @@ class ReadRun:
         )
 
     def _impossible(self) -> None:
-        if self.stale:
+        if self.stale or self.core.epoch_moved(self.route):
             self.core.park(self)
             return
         self.core.fail_read(

@@ -10,8 +10,11 @@ from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import Record
+from replicas.replies import APPLIED, SUPERSEDED, Code
 from sidecar.core.host import Host
 from sidecar.core.route import Route
+
+_STALE_EPOCH = Code.STALE_EPOCH.value.encode()
 
 
 class Settler(Protocol):
@@ -20,14 +23,25 @@ class Settler(Protocol):
     def settled(self, record: Record) -> None:
         """It stands on every majority that matters."""
 
-    def not_settled(self, why: str) -> None:
-        """It can not be brought there now."""
+    def not_settled(self, why: str, *, stale: bool) -> None:
+        """It can not be brought there now; `stale`: replicas know a later epoch."""
 
 
 class RepairRun:
     """One version being written back; the sink of the replicas' acknowledgements."""
 
-    __slots__ = ("core", "failed", "holders", "key", "needs", "record", "route", "sent", "waiter")
+    __slots__ = (
+        "core",
+        "failed",
+        "holders",
+        "key",
+        "needs",
+        "record",
+        "route",
+        "sent",
+        "stale",
+        "waiter",
+    )
 
     def __init__(
         self,
@@ -46,6 +60,7 @@ class RepairRun:
         self.sent = 0
         self.failed = 0
         self.needs: Needs = route.settle_needs()
+        self.stale = False
         self.waiter: Settler | None = None
 
     def settle(self, behind: int, waiter: Settler) -> None:
@@ -75,11 +90,20 @@ class RepairRun:
 
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
         """Applied, or superseded by something newer still: either way nothing older is left."""
-        if type(reply) is int and self.route.peers[slot].link is link:
+        peer = self.route.peers[slot]
+        if type(reply) is not int or not APPLIED <= reply <= SUPERSEDED:
+            self.failed |= 1 << slot
+            self._refused(reply)
+        elif peer.counts and peer.link is link:
             self.holders |= 1 << slot
-        else:
+        else:  # it has begun another life meanwhile, or its data is not trusted any more
             self.failed |= 1 << slot
         self._judge()
+
+    def _refused(self, reply: object) -> None:
+        if type(reply) is list and len(reply) > 2 and reply[0] == _STALE_EPOCH:
+            self.stale = True
+            self.core.learn(reply[2])
 
     def on_lost(self, slot: int, sent: bool, link: Link) -> None:
         """The connection broke before the acknowledgement."""
@@ -91,8 +115,7 @@ class RepairRun:
             return
         verdict = tally(self.needs, self.holders, self.failed & ~self.holders)
         if verdict == IMPOSSIBLE:
-            waiter, self.waiter = self.waiter, None
-            waiter.not_settled("too few of its owners can be reached")
+            self._give_up()
         elif verdict == REACHED:
             self._settled()
         else:
@@ -108,8 +131,24 @@ class RepairRun:
         hoped = self.holders | (self.sent & ~self.failed)
         if tally(self.needs, hoped, self.failed & ~self.holders) == REACHED:
             return
+        if not self._write_to_another():
+            self._give_up()
+
+    def hurry(self) -> None:
+        """Slow: write to one more replica while the others are still awaited."""
+        if self.waiter is not None:
+            self._write_to_another()
+
+    def _write_to_another(self) -> bool:
+        tried = self.holders | self.sent | self.failed
         for slot, peer in enumerate(self.route.peers):
-            if not (hoped | self.failed) >> slot & 1 and peer.counts:
+            if not tried >> slot & 1 and peer.counts:
                 self._write(slot)
                 self._judge()
-                return
+                return True
+        return False
+
+    def _give_up(self) -> None:
+        waiter, self.waiter = self.waiter, None
+        if waiter is not None:
+            waiter.not_settled("too few of its owners can be reached", stale=self.stale)

@@ -8,7 +8,7 @@ replicas are read follows health and latency and is renewed a few times a second
 import itertools
 from collections.abc import Callable
 
-from buckets.bucket_map import Bucket, Consistency, Keyspace, Stage
+from buckets.bucket_map import Bucket, Consistency, Keyspace, Mode, Stage
 from buckets.hashing import key_hash
 from replicas.commands import pack_limits, read_prefix, write_prefix
 from replicas.fence import Role, decode_fence
@@ -44,6 +44,7 @@ class Route:
         "write_limits",
         "write_needs",
         "write_prefixes",
+        "writes_need_more",
         "zone",
     )
 
@@ -67,6 +68,8 @@ class Route:
         self.write_prefixes = tuple(
             write_prefix(keys, bucket.epoch, owner.incarnation) for owner in self.members.slots
         )
+        # In a move: a majority that reads need is not all that writes need.
+        self.writes_need_more = self.members.write_sets() != self.members.read_sets()
         self.write_needs: dict[int, Needs | None] = {}
         self.read_needs: dict[int, Needs | None] = {}
         self.orders: tuple[tuple[int, ...], ...] = ()
@@ -179,13 +182,14 @@ def _slots(mask: int, order: tuple[int, ...]) -> tuple[int, ...]:
 class RoutingTable:
     """The routes of one map snapshot, made when a bucket is first asked for."""
 
-    __slots__ = ("_keyspace", "_make", "_routes", "shift")
+    __slots__ = ("_keyspace", "_make", "_routes", "served", "shift")
 
     def __init__(self, keyspace: Keyspace, make: Callable[[Keyspace, Bucket], Route]) -> None:
         self._keyspace = keyspace
         self._make = make
         self._routes: list[Route | None] = [None] * len(keyspace.buckets)
         self.shift = keyspace.shift
+        self.served = keyspace.settings.mode is Mode.TUNABLE
 
     def route(self, key: bytes) -> Route:
         """The route of the bucket that `key` hashes to."""

@@ -164,7 +164,7 @@ class WriteRun:
             self._impossible()
 
     def _impossible(self) -> None:
-        if self.stale:
+        if self.stale or self.core.epoch_moved(self.route):
             self.core.park(self)
             return
         reason, message = Reason.NOT_ENOUGH_REPLICAS, "not enough owners acknowledged"
