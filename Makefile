@@ -44,7 +44,7 @@ format: setup-dev ## let ruff mend and format the code
 protos: setup-dev ## generate the Python code of protos/**/*.proto
 	@$(PY) scripts/generate_protos.py
 
-bench: setup ## run the benchmarks: make bench ARGS="doors --json doors.json"
+bench: setup-dev peers ## run the benchmarks: make bench ARGS="doors --json doors.json"
 	@exec $(PY) -m bench $(ARGS)
 
 zookeeper: setup peers ## start a ZooKeeper in the foreground: make zookeeper PORT=2181

@@ -12,6 +12,10 @@ declare -A packages=(
     [redis-cli]=redis-tools
     [redis-benchmark]=redis-tools
     [nghttp]=nghttp2-client
+    [h2load]=nghttp2-client
+    # what the doors are measured beside
+    [haproxy]=haproxy
+    [nutcracker]=nutcracker
     [java]=default-jre-headless
     # a second order of strings: the tests of the replicas' order compile en_US.UTF-8 with localedef
     [/usr/share/i18n/locales/en_US]=locales
@@ -25,7 +29,8 @@ declare -A packages=(
 present() {
     case "$1" in
         /*) [ -e "$1" ] ;;
-        *) command -v "$1" >/dev/null ;;
+        # Servers lie where the PATH of somebody who is not root does not lead.
+        *) PATH="$PATH:/usr/sbin" command -v "$1" >/dev/null ;;
     esac
 }
 
@@ -70,13 +75,18 @@ command -v apt-get >/dev/null ||
     fail "these packages are missing: ${missing[*]}. As root, type: apt-get install ${missing[*]}"
 
 printf 'peers: installing %s\n' "${missing[*]}"
-redis_was_here=no
-if installed redis-server; then redis_was_here=yes; fi
+# These bring a service of their name; one that somebody has installed before stays as it is.
+new_services=()
+for service in redis-server haproxy nutcracker; do
+    installed "$service" || new_services+=("$service")
+done
 forbid_service_starts
 # The package lists of a fresh image are empty or old: fetch them only when the first attempt fails.
 install "${missing[@]}" || { as_root apt-get update && install "${missing[@]}"; } ||
     fail "apt-get could not install: ${missing[*]}. Its message is above"
-if [ "$redis_was_here" = no ]; then disable_service redis-server; fi
+for service in "${new_services[@]}"; do
+    if installed "$service"; then disable_service "$service"; fi
+done
 
 mapfile -t missing < <(missing_packages)
 [ "${#missing[@]}" -eq 0 ] || fail "installed, but still not found: ${missing[*]}. Check PATH: $PATH"
