@@ -201,10 +201,14 @@ class LocalCluster:
 
     def sidecar_health(self) -> dict[str, str]:
         """What the sidecar says of each node: connected, suspect, unreachable."""
-        page = f"http://{self.facts['sidecar']['admin']}/nodes"
+        return {node["id"]: node["health"] for node in self.sidecar_page("nodes")}
+
+    def sidecar_page(self, name: str) -> Any:
+        """A page of the sidecar's admin door."""
+        page = f"http://{self.facts['sidecar']['admin']}/{name}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(page, timeout=5) as answer:
-            return {node["id"]: node["health"] for node in orjson.loads(answer.read())}
+            return orjson.loads(answer.read())
 
     def wait_trusted(self, timeout_s: float = DEADLINE_S) -> None:
         """Until the control plane and the sidecar trust every node."""

@@ -1,0 +1,222 @@
+"""grpcio's own clients, sync and asyncio, on a whole cluster, over TCP and a Unix socket."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
+from replicas.version import ZERO_VERSION
+from tests.support.local_cluster import CHANNEL_OPTIONS, LocalCluster, local_cluster
+from tests.support.rich_errors import rich
+
+pytestmark = pytest.mark.slow
+
+READ_LEVELS = ["ONE", "LOCAL_ONE", "QUORUM", "LOCAL_QUORUM", "ALL"]
+WRITE_LEVELS = [*READ_LEVELS, "EACH_QUORUM"]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with local_cluster() as running:
+        yield running
+
+
+@pytest.fixture(params=[0, 1], ids=["tcp", "unix"])
+def target(cluster: LocalCluster, request: pytest.FixtureRequest) -> str:
+    return str(cluster.grpc_targets[request.param])
+
+
+@pytest.fixture
+def data(cluster: LocalCluster, target: str) -> data_pb2_grpc.DataStub:
+    return data_pb2_grpc.DataStub(cluster.channel(target))
+
+
+def level(name: str) -> "data_pb2.Consistency.ValueType":
+    return data_pb2.Consistency.Value(f"CONSISTENCY_{name}")
+
+
+def test_put_get_delete(data: data_pb2_grpc.DataStub) -> None:
+    put = data.Put(data_pb2.PutRequest(key=b"k", value=b"v"), timeout=5)
+    assert len(put.version) == len(ZERO_VERSION)
+    assert not put.superseded
+    got = data.Get(data_pb2.GetRequest(key=b"k"), timeout=5)
+    assert (got.found, got.value, got.version) == (True, b"v", put.version)
+    assert got.consistency == put.consistency == data_pb2.CONSISTENCY_QUORUM
+    deleted = data.Delete(data_pb2.DeleteRequest(key=b"k"), timeout=5)
+    assert deleted.existed
+    assert deleted.version > put.version
+    got = data.Get(data_pb2.GetRequest(key=b"k"), timeout=5)
+    assert (got.found, got.value, got.version) == (False, b"", deleted.version)
+    assert not data.Delete(data_pb2.DeleteRequest(key=b"k"), timeout=5).existed
+    never = data.Get(data_pb2.GetRequest(key=b"never"), timeout=5)
+    assert (never.found, never.version) == (False, b"")
+
+
+def test_the_same_write_again_is_the_same_and_an_older_one_is_superseded(
+    data: data_pb2_grpc.DataStub,
+) -> None:
+    first = data.Put(data_pb2.PutRequest(key=b"r", value=b"1"), timeout=5).version
+    again = data_pb2.PutRequest(key=b"r", value=b"1", retry_version=first)
+    assert data.Put(again, timeout=5).version == first
+    second = data.Put(data_pb2.PutRequest(key=b"r", value=b"2"), timeout=5).version
+    late = data.Put(again, timeout=5)
+    assert (late.version, late.superseded) == (first, True)
+    got = data.Get(data_pb2.GetRequest(key=b"r"), timeout=5)
+    assert (got.value, got.version) == (b"2", second)
+
+
+@pytest.mark.parametrize("read", READ_LEVELS)
+def test_every_level_is_reached_and_named(data: data_pb2_grpc.DataStub, read: str) -> None:
+    for write in WRITE_LEVELS:
+        put = data_pb2.PutRequest(key=b"l", value=write.encode(), consistency=level(write))
+        assert data.Put(put, timeout=5).consistency == level(write)
+        if read in ("QUORUM", "ALL") and write in ("QUORUM", "EACH_QUORUM", "ALL"):
+            got = data.Get(data_pb2.GetRequest(key=b"l", consistency=level(read)), timeout=5)
+            assert (got.value, got.consistency) == (write.encode(), level(read))
+    everywhere = data_pb2.PutRequest(key=b"l", value=b"all", consistency=level("ALL"))
+    data.Put(everywhere, timeout=5)
+    got = data.Get(data_pb2.GetRequest(key=b"l", consistency=level(read)), timeout=5)
+    assert (got.value, got.consistency) == (b"all", level(read))
+
+
+def test_batches_answer_for_each_key(data: data_pb2_grpc.DataStub) -> None:
+    items = [data_pb2.BatchWriteItem(key=b"b%d" % n, put=b"v%d" % n) for n in range(200)]
+    items.append(data_pb2.BatchWriteItem(key=b"", put=b"v"))
+    items.append(data_pb2.BatchWriteItem(key=b"b0", delete=True))
+    written = data.BatchWrite(data_pb2.BatchWriteRequest(items=items), timeout=5).results
+    kinds = [one.WhichOneof("result") for one in written]
+    assert kinds == ["put"] * 200 + ["failure", "delete"]
+    failure = written[200].failure
+    assert (failure.code, failure.reason) == (3, "KEY_INVALID")
+    assert failure.outcome == data_pb2.OUTCOME_NOT_APPLIED
+    keys = [b"b%d" % n for n in range(1, 201)] + [b"", b"k" * 1025]
+    read = data.BatchGet(data_pb2.BatchGetRequest(keys=keys), timeout=5).results
+    assert [one.value.value for one in read[:199]] == [b"v%d" % n for n in range(1, 200)]
+    assert (read[199].WhichOneof("result"), read[199].value.found) == ("value", False)
+    assert [one.failure.reason for one in read[200:]] == ["KEY_INVALID"] * 2
+    assert data.BatchGet(data_pb2.BatchGetRequest(), timeout=5).results == []
+
+
+def test_locate_names_three_zones_and_a_target(data: data_pb2_grpc.DataStub) -> None:
+    found = data.Locate(data_pb2.LocateRequest(key=b"k"), timeout=5)
+    assert found.keyspace == "default"
+    assert sorted(owner.zone for owner in found.owners) == ["a", "b", "c"]
+    assert {owner.health for owner in found.owners} == {"connected"}
+    assert found.target in {owner.node for owner in found.owners if owner.zone == "a"}
+    assert found.epoch > 0
+    assert found.reason
+    tagged = {
+        (one.bucket, one.key_hash)
+        for one in (
+            data.Locate(data_pb2.LocateRequest(key=key), timeout=5)
+            for key in (b"{order}/1", b"{order}/2", b"order")
+        )
+    }
+    assert len(tagged) == 1
+
+
+async def test_the_asyncio_client_calls_every_method(target: str) -> None:
+    async with grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS) as channel:
+        data: data_pb2_grpc.DataAsyncStub = data_pb2_grpc.DataStub(channel)
+        put = await data.Put(data_pb2.PutRequest(key=b"a", value=b"v"), timeout=5)
+        got = await data.Get(data_pb2.GetRequest(key=b"a"), timeout=5)
+        assert (got.value, got.version) == (b"v", put.version)
+        items = [data_pb2.BatchWriteItem(key=b"a%d" % n, put=b"%d" % n) for n in range(10)]
+        wrote = await data.BatchWrite(data_pb2.BatchWriteRequest(items=items), timeout=5)
+        assert [one.WhichOneof("result") for one in wrote.results] == ["put"] * 10
+        keys = [item.key for item in items]
+        read = await data.BatchGet(data_pb2.BatchGetRequest(keys=keys), timeout=5)
+        assert [one.value.value for one in read.results] == [b"%d" % n for n in range(10)]
+        assert (await data.Locate(data_pb2.LocateRequest(key=b"a"), timeout=5)).target
+        assert (await data.Delete(data_pb2.DeleteRequest(key=b"a"), timeout=5)).existed
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await data.Get(data_pb2.GetRequest(key=b""), timeout=5)
+        assert rich(failed.value).fields == ["key"]
+
+
+def test_an_unknown_method_is_unimplemented(cluster: LocalCluster, target: str) -> None:
+    call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
+    call = cluster.channel(target).unary_unary("/dabbawala.v1.Data/CompareAndSet")
+    with pytest.raises(grpc.RpcError) as failed:
+        call(b"", timeout=5)
+    assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_health_is_checked_and_watched(cluster: LocalCluster, target: str) -> None:
+    health: Any = health_pb2_grpc.HealthStub(cluster.channel(target))
+    for service in ("", "dabbawala.v1.Data"):
+        request = health_pb2.HealthCheckRequest(service=service)
+        serving = health_pb2.HealthCheckResponse.SERVING
+        assert health.Check(request, timeout=5).status == serving
+        watch = health.Watch(request, timeout=5)
+        assert next(watch).status == serving
+        watch.cancel()
+    with pytest.raises(grpc.RpcError) as failed:
+        health.Check(health_pb2.HealthCheckRequest(service="nope"), timeout=5)
+    assert failed.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+@pytest.fixture
+def frozen(cluster: LocalCluster) -> Iterator[LocalCluster]:
+    """Every node is stopped: connections stand and nothing answers."""
+    for node in cluster.nodes:
+        node.pause()
+    try:
+        yield cluster
+    finally:
+        for node in cluster.nodes:
+            node.resume()
+        cluster.wait_trusted()
+
+
+def test_a_deadline_is_kept_by_the_sidecar_and_its_error_says_all(frozen: LocalCluster) -> None:
+    data = frozen.data()
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as failed:
+        data.Get(data_pb2.GetRequest(key=b"d", timeout_ms=200), timeout=5)
+    assert 0.2 <= time.monotonic() - began < 1.0
+    error = rich(failed.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "TIMEOUT")
+    assert error.retry_ms is not None
+    assert error.metadata.keys() >= {"keyspace", "bucket", "epoch", "acks_had", "acks_needed"}
+    with pytest.raises(grpc.RpcError) as failed:
+        data.Put(data_pb2.PutRequest(key=b"d", value=b"v", timeout_ms=200), timeout=5)
+    error = rich(failed.value)
+    assert (error.code, error.metadata["outcome"]) == (
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "UNKNOWN",
+    )
+    version = bytes.fromhex(error.metadata["version"])
+    for node in frozen.nodes:
+        node.resume()
+    frozen.wait_trusted()
+    again = data_pb2.PutRequest(key=b"d", value=b"v", retry_version=version)
+    assert data.Put(again, timeout=5).version == version
+    got = data.Get(data_pb2.GetRequest(key=b"d"), timeout=5)
+    assert (got.value, got.version) == (b"v", version)
+
+
+def test_a_clients_own_deadline_is_kept_too(frozen: LocalCluster) -> None:
+    began = time.monotonic()
+    with pytest.raises(grpc.RpcError) as failed:
+        frozen.data().Get(data_pb2.GetRequest(key=b"d"), timeout=0.2)
+    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - began < 1.0
+
+
+def test_a_call_that_waits_for_ready_is_answered_by_a_sidecar_that_starts_later(
+    cluster: LocalCluster,
+) -> None:
+    data = cluster.data()
+    data.Put(data_pb2.PutRequest(key=b"w", value=b"v"), timeout=5)
+    cluster.sidecar.kill()
+    waiting = data.Get.future(data_pb2.GetRequest(key=b"w"), timeout=20, wait_for_ready=True)
+    with pytest.raises(grpc.RpcError) as failed:
+        data.Get(data_pb2.GetRequest(key=b"w"), timeout=5)
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    cluster.sidecar.start()
+    assert waiting.result().value == b"v"
