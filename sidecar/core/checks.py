@@ -158,6 +158,17 @@ def epoch_timeout(op: Read | Write) -> DataError:
     )
 
 
+def connect_timeout(op: Read | Write) -> DataError:
+    """The first connections to owners that the map has just named took too long."""
+    return DataError(
+        Reason.TIMEOUT,
+        Fault.TIMEOUT,
+        "the deadline passed while this sidecar was still connecting to the bucket's owners for the"
+        " first time; nothing was sent to them",
+        keyspace=op.keyspace,
+    )
+
+
 def with_outcome(error: DataError, op: Read | Write) -> DataError:
     """For a write: what a refusal before sending proves."""
     if isinstance(op, Read) or error.outcome is not None:

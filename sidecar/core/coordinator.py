@@ -31,6 +31,9 @@ Run = ReadRun | WriteRun
 UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
+# Ended operations that wait for their deadlines in the heap: beyond this they are cleared away,
+# for each keeps its request's bytes.
+COMPACT_ABOVE = 1024
 # A read that has waited this long asks one more replica, whatever it was waiting for.
 SLOW_READ_S = 0.1
 
@@ -76,6 +79,7 @@ class Coordinator:
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
         self._slow: deque[ReadRun] = deque()  # reads that outlived a tick, in order of start
         self._parked: list[Read | Write] = []  # wait for a (newer) map
+        self._unconnected: list[Read | Write] = []  # wait for a node's first connection
         self._sequence = 0
         self.active = 0
 
@@ -120,11 +124,18 @@ class Coordinator:
     def epoch_moved(self, route: Route) -> bool:
         """Whether the map has gone on to another epoch of the bucket since `route` was made."""
         table = self._tables.get(route.keyspace)
-        return table is None or table.epoch_of(route.bucket) != route.epoch
+        try:
+            return table is None or table.epoch_of(route.bucket) != route.epoch
+        except IndexError:  # another keyspace of the same name, with fewer buckets
+            return True
 
     def health_changed(self) -> None:
         """A link came or went: choose the replicas to read anew."""
         self.health_age += 1
+        if self._unconnected:
+            waiting, self._unconnected = self._unconnected, []
+            for op in waiting:
+                self._again(op)
 
     # --- operations
 
@@ -305,7 +316,13 @@ class Coordinator:
         if self.epoch_moved(run.route):
             self._again(op)
         else:
-            self._parked.append(op)
+            self._queue(op, self._parked)
+
+    def await_links(self, run: UnderWay) -> None:
+        """Owners are new in the map: wait for their first connections, up to the deadline."""
+        op = self._abandon(run)
+        if op is not None:
+            self._queue(op, self._unconnected)
 
     def restart(self, run: UnderWay) -> None:
         """The epoch moved while the operation was under way: run it under the present one."""
@@ -350,6 +367,9 @@ class Coordinator:
         old = self._old
         while old and (old[0][2].op is None or old[0][0] <= now):
             heapq.heappop(old)[2].timed_out()
+        if len(old) > COMPACT_ABOVE + 2 * self.active:
+            self._old = [waiting for waiting in old if waiting[2].op is not None]
+            heapq.heapify(self._old)
         self._hurry_slow(now)
         self._sweep_parked(now)
 
@@ -359,13 +379,17 @@ class Coordinator:
             slow.popleft().hurry()
 
     def _sweep_parked(self, now: float) -> None:
-        if not self._parked:
-            return
-        overdue = [op for op in self._parked if op.deadline <= now]
-        self._parked = [op for op in self._parked if op.deadline > now]
-        for op in overdue:
-            known = op.keyspace in self._tables
-            self._reject(op, checks.epoch_timeout(op) if known else self._unknown(op.keyspace))
+        if self._parked:
+            overdue = [op for op in self._parked if op.deadline <= now]
+            self._parked = [op for op in self._parked if op.deadline > now]
+            for op in overdue:
+                known = op.keyspace in self._tables
+                self._reject(op, checks.epoch_timeout(op) if known else self._unknown(op.keyspace))
+        if self._unconnected:
+            overdue = [op for op in self._unconnected if op.deadline <= now]
+            self._unconnected = [op for op in self._unconnected if op.deadline > now]
+            for op in overdue:
+                self._reject(op, checks.connect_timeout(op))
 
     # --- refusals before anything is sent
 
@@ -378,13 +402,17 @@ class Coordinator:
         """No map yet: wait for it up to the deadline. A map without the keyspace: say so."""
         if self.map is not None:
             self._reject(op, self._unknown(op.keyspace))
-        elif len(self._parked) >= MAX_ACTIVE:
+        else:
+            self._queue(op, self._parked)
+
+    def _queue(self, op: Read | Write, queue: list[Read | Write]) -> None:
+        if len(queue) >= MAX_ACTIVE:
             self._reject(op, checks.overloaded(MAX_ACTIVE))
         else:
-            self._parked.append(op)
+            queue.append(op)
 
     def _reject(self, op: Read | Write, error: DataError) -> None:
-        op.error = checks.with_outcome(error, op)
+        op.error = error = checks.with_outcome(error, op)
         self.counters.failed(error)
         _end(op)
 

@@ -66,5 +66,8 @@ class Host(Protocol):
     def park(self, run: ReadUnderWay | WriteUnderWay) -> None:
         """Replicas know a later epoch: wait for it."""
 
+    def await_links(self, run: ReadUnderWay | WriteUnderWay) -> None:
+        """Owners were never connected to yet: wait for that."""
+
     def restart(self, run: ReadUnderWay | WriteUnderWay) -> None:
         """The epoch moved: run the operation again under the present one."""

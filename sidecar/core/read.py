@@ -245,6 +245,9 @@ class ReadRun:
         if self.stale or self.core.epoch_moved(self.route):
             self.core.park(self)
             return
+        if self.route.connecting():
+            self.core.await_links(self)
+            return
         self.core.fail_read(
             self,
             Reason.NOT_ENOUGH_REPLICAS,

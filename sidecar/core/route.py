@@ -125,6 +125,10 @@ class Route:
             bit <<= 1
         return mask
 
+    def connecting(self) -> bool:
+        """Whether the first attempt to connect to some replica has not ended yet."""
+        return not all(peer.tried for peer in self.peers)
+
     def first_to_read(self, level: int, read_groups: Needs, age: int) -> tuple[int, ...]:
         """Slots to ask first for a read at `level`, rotating over replicas that are equally good.
 

@@ -90,6 +90,9 @@ class WriteRun:
         self._judge()
 
     def _unreachable(self) -> None:
+        if self.route.connecting():
+            self.core.await_links(self)
+            return
         for slot, peer in enumerate(self.route.peers):
             if not peer.counts:
                 self.whys[slot] = peer.explanation
