@@ -92,6 +92,10 @@ class ReplicaClient:
         [reply] = await self._ask([commands.pack_command(*arguments)])
         return self._accepted(reply)
 
+    async def ask(self, built: Sequence[bytes]) -> list[object]:
+        """The replies to built commands, in order; the server's errors (ReplyError) are values."""
+        return await self._ask(built)
+
     async def time_ms(self) -> int:
         """The server's clock, Unix milliseconds."""
         [reply] = await self._ask([commands.TIME])

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hiredis import Reader, ReplyError
 
 from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor, encode_promise
+from replicas.fake_repair import FakeRepair, replace_identity
 from replicas.fence import Fence, Role, decode_fence
 from replicas.layout import FENCE_FIELD, MAP_FIELD, USER_PREFIX
 from replicas.record import FLAG_EXPIRED, VERSION_BYTES, Record, decode_record
@@ -42,6 +43,7 @@ class FakeReplica:
     def __init__(self, run_id: bytes) -> None:
         self.run_id = run_id
         self.state = State()
+        self._repair = FakeRepair(self._refuse, self._agreed_fence)
         self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
             "write": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=False),
             "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
@@ -51,6 +53,13 @@ class FakeReplica:
             "fence_raise": self._raise,
             "fence_release": self._release,
             "identity": self._identity,
+            "identity_replace": lambda keys, args, _: replace_identity(
+                self.state.values, keys, args
+            ),
+            "digest": lambda keys, args, _: self._repair.digest(self._fields(keys), keys, args),
+            "entries": lambda keys, args, _: self._repair.entries(self._fields(keys), keys, args),
+            "drop": lambda keys, args, _: self._repair.drop(self._fields(keys), keys, args),
+            "fence_overwrite": self._overwrite,
         }
 
     # --- faults
@@ -276,6 +285,17 @@ class FakeReplica:
         if old.epoch > new.epoch:
             return self._refuse(keys, Code.STALE_EPOCH, entry=True)
         return self._replace(keys, new, old, arguments[1])
+
+    def _overwrite(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        empty = not any(key in self.state.hashes or key in self.state.logs for key in keys)
+        fields = self._fields(keys)
+        reply = self._repair.overwrite(fields, keys, arguments, empty=empty)
+        if fields:
+            self.state.hashes[keys[0]] = fields
+        return reply
+
+    def _fields(self, keys: list[bytes]) -> dict[bytes, bytes]:
+        return self.state.hashes.get(keys[0], {}) if keys else {}
 
     def _new_and_old(
         self, keys: list[bytes], arguments: list[bytes], *, releasing: bool

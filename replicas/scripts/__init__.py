@@ -9,7 +9,12 @@ Keys, arguments and replies are described at the head of each file:
     fence_create   a bucket's first fence                fence_create.lua
     fence_raise    to a newer epoch                      fence_raise.lua
     fence_release  leave a gravestone                    fence_release.lua
+    fence_overwrite  a new life, joining                 fence_overwrite.lua
     identity       whose data this is, given once        identity.lua
+    identity_replace  that of the next life              identity_replace.lua
+    digest         digests of a bucket by leaf           digest.lua
+    entries        keys and versions of leaves           entries.lua
+    drop           a joining replica's leftover          drop.lua
 
 write and heal are of the tunable mode, prepare and accept of the linearizable one; each refuses
 records of the other. They and the fence scripts answer with an integer (acknowledged; prepare: with
@@ -36,7 +41,12 @@ _PARTS = {
     "fence_create": (*_FENCE, "fence_create"),
     "fence_raise": (*_FENCE, "fence_raise"),
     "fence_release": (*_FENCE, "fence_release"),
+    "fence_overwrite": (*_FENCE, "fence_overwrite"),
     "identity": ("identity",),
+    "identity_replace": ("identity_replace",),
+    "digest": (*_WRITE, "lib/step", "digest"),
+    "entries": (*_WRITE, "lib/step", "entries"),
+    "drop": (*_WRITE, "drop"),
 }
 
 
