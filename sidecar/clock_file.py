@@ -7,11 +7,16 @@ ahead of the clock, renewed while there are writes, and lowered to the truth on 
 import os
 from pathlib import Path
 
+import structlog
+
 from replicas.version import HybridClock
 
 # Below the skew that replicas accept (500 ms by default), so that what a process issues after a
 # crash, above its predecessor's ceiling, is not refused as too far ahead.
 LEAD_MS = 400
+
+
+log = structlog.get_logger()
 
 
 class DurableClock(HybridClock):
@@ -28,7 +33,10 @@ class DurableClock(HybridClock):
         super().__init__(writer, self._ceiling_ms)
 
     def next(self, now_ms: int) -> bytes:
-        """As HybridClock.next; raises the ceiling first when it would be passed (one fsync)."""
+        """As HybridClock.next; raises the ceiling first when it would be passed (one fsync).
+
+        Raises OSError when the disk does not take it: the version must not be used then.
+        """
         version = super().next(now_ms)
         if self.last_ms > self._ceiling_ms and self._path is not None:
             self._write(self.last_ms + LEAD_MS)
@@ -37,12 +45,19 @@ class DurableClock(HybridClock):
     def keep_ahead(self) -> None:
         """Raise the ceiling before `next` has to. Call it a few times a second."""
         if self._path is not None and self._ceiling_ms - LEAD_MS // 2 < self.last_ms:
-            self._write(self.last_ms + LEAD_MS)
+            self._try_to_write(self.last_ms + LEAD_MS)
 
     def settle(self) -> None:
         """A clean stop: nothing later was issued, nor will be."""
         if self._path is not None and self.last_ms:
-            self._write(self.last_ms)
+            self._try_to_write(self.last_ms)
+
+    def _try_to_write(self, ceiling_ms: int) -> None:
+        """Ahead of time, nothing depends on it yet: `next` says so when it does."""
+        try:
+            self._write(ceiling_ms)
+        except OSError as error:
+            log.error("clock not kept on disk", why=str(error))
 
     def _write(self, ceiling_ms: int) -> None:
         if self._path is None:
@@ -64,5 +79,5 @@ def clock_path(state_dir: str, worker: int) -> Path | None:
 def _read(path: Path | None) -> int:
     if path is None or not path.exists():
         return 0
-    text = path.read_text().strip()
+    text = path.read_bytes().strip()
     return int(text) if text.isdigit() and len(text) < 15 else 0

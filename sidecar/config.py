@@ -116,7 +116,7 @@ def _check(config: SidecarConfig) -> None:
 def split_address(key: str, address: str) -> tuple[str, int]:
     """`host:port` as a pair; ConfigError names `key` when it is not one."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65_535:
+    if not host or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
         raise ConfigError(
             f"configuration: {key} is {address!r}; it must be host:port with a port of 0 to 65535"
         )

@@ -93,17 +93,22 @@ def _remove_dead(key: str, path: str) -> None:
     if not stat.S_ISSOCK(mode):
         raise ConfigError(f"configuration: {key} is {path}, which exists and is not a socket")
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    probe.setblocking(False)  # a living process that accepts nobody must not hold us up
     try:
         probe.connect(path)
-    except OSError:
+    except (ConnectionRefusedError, FileNotFoundError):
         Path(path).unlink(missing_ok=True)
-    else:
-        raise ConfigError(
-            f"configuration: {key} is {path}, on which a living process listens; stop it, or set"
-            f" {key} to another path"
-        )
+        return
+    except BlockingIOError:
+        pass  # its backlog is full: it lives
+    except OSError as error:
+        raise ConfigError(f"configuration: {key} is {path}: {error.strerror or error}") from None
     finally:
         probe.close()
+    raise ConfigError(
+        f"configuration: {key} is {path}, on which a living process listens; stop it, or set"
+        f" {key} to another path"
+    )
 
 
 def address_of(bound: socket.socket) -> str:

@@ -147,6 +147,16 @@ def overloaded(bound: int) -> DataError:
     )
 
 
+def clock_error(why: OSError) -> DataError:
+    """The clock's ceiling can not be kept on disk, so a restart might issue a version again."""
+    return DataError(
+        Reason.CLOCK_SKEW,
+        Fault.UNAVAILABLE,
+        f"this sidecar can not keep its clock in its state_dir ({why.strerror or why}), so nothing"
+        " was sent. Make room on its disk",
+    )
+
+
 def epoch_timeout(op: Read | Write) -> DataError:
     """Replicas know a later epoch, and it did not reach this sidecar in time."""
     return DataError(

@@ -192,7 +192,11 @@ class Coordinator:
                 self._reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
                 return
         if not op.version:
-            op.version = self.clock.next(self._wall_ms())
+            try:
+                op.version = self.clock.next(self._wall_ms())
+            except OSError as why:
+                self._reject(op, checks.clock_error(why))
+                return
         self.counters.writes += 1
         self.now = self._monotonic()
         run = WriteRun(self, op, route, groups)

@@ -16,6 +16,8 @@ from sidecar.wire.grpc import Call
 
 DOMAIN = "dabbawala"
 RETRY_AFTER_MS = 100
+# Details beyond 3,000 bytes are left out of a reply, and with them a write's outcome and version.
+MAX_TEXT = 500
 
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
@@ -51,7 +53,7 @@ def status_code(error: DataError) -> int:
 def fail_call(call: Call, error: DataError) -> None:
     """End `call` with the status, message and details of `error`."""
     code = status_code(error)
-    details = Status(code=code, message=error.message, details=_details(error))
+    details = Status(code=code, message=error.message[:MAX_TEXT], details=_details(error))
     call.fail(code, error.message, details.SerializeToString())
 
 
@@ -59,7 +61,9 @@ def _details(error: DataError) -> list[Any]:
     info = ErrorInfo(reason=error.reason.value, domain=DOMAIN, metadata=_metadata(error))
     parts = [_packed(info)]
     if error.field:
-        violation = BadRequest.FieldViolation(field=error.field, description=error.message)
+        violation = BadRequest.FieldViolation(
+            field=error.field, description=error.message[:MAX_TEXT]
+        )
         parts.append(_packed(BadRequest(field_violations=[violation])))
     if error.retryable:
         delay = Duration(nanos=RETRY_AFTER_MS * 1_000_000)
