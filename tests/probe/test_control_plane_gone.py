@@ -77,3 +77,37 @@ def test_a_killed_zookeeper_is_not_missed_not_even_by_a_sidecar_that_restarts(
         load.read_all()
         assert len(history.failures) == failed
         assert history.violations() == []
+
+
+def test_nodes_that_restart_without_a_control_plane_wait_for_it_and_are_never_misread(
+    kept_cluster: LocalCluster,
+) -> None:
+    cluster = kept_cluster
+    with load_on(cluster) as load:
+        cluster.control_plane.kill()
+        restart(cluster, "node-1")
+        wait_until(lambda: cluster.sidecar_health()["node-1"] == "suspect", "it is not counted")
+        load.run_for(500)
+        assert load.history.failures == []
+        # Now buckets without a majority: typed errors, and no answer from a life not vouched for.
+        restart(cluster, "node-2")
+        wait_until(lambda: cluster.sidecar_health()["node-2"] == "suspect", "it is not counted")
+        wait_until(lambda: load.history.failures, "some operations can not be done")
+        load.run_for(500)
+        assert set(cluster.sidecar_health().values()) == {"connected", "suspect"}
+        cluster.control_plane.start()
+        wait_until(lambda: cluster_answers(cluster), "the control plane is back")
+        cluster.wait_trusted()
+        failed = len(load.history.failures)
+        load.run_for(500)
+        history = load.stop()
+        load.read_all()
+    assert len(history.failures) == failed
+    assert history.violations() == []
+    words = {event.error.split(" ")[1] for event in history.failures if "redis" in event.door}
+    assert words <= {"UNAVAILABLE", "NOTAPPLIED", "UNKNOWN"}
+
+
+def restart(cluster: LocalCluster, node_id: str) -> None:
+    cluster.parts[node_id].stop()
+    cluster.parts[node_id].start()

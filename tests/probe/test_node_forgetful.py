@@ -106,6 +106,25 @@ def test_a_flushed_node_is_never_read_as_not_found(cluster: LocalCluster) -> Non
     assert "FLUSHALL" in cluster.dabba("node", "list").out
 
 
+def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(cluster: LocalCluster) -> None:
+    with load_on(cluster) as load:
+        for node in cluster.nodes[:2]:
+            host, _, port = node.address.rpartition(":")
+            with redis.Redis(host, int(port)) as direct:
+                direct.flushall()
+        wait_until(lambda: suspect(cluster, "node-1"), "node-1 is suspect")
+        wait_until(lambda: suspect(cluster, "node-2"), "node-2 is suspect")
+        load.run_for(1_000)
+        history = load.stop()
+        load.read_all()
+    assert history.violations() == []
+    assert history.failures
+    assert {event.error.split(" ")[0] for event in history.failures if "grpc" in event.door} <= {
+        "UNAVAILABLE",
+        "ABORTED",
+    }
+
+
 def test_two_nodes_with_swapped_ports_are_not_counted_and_come_back_when_swapped_back() -> None:
     # Both in zone a: no bucket has both, so all of them keep a majority.
     with local_cluster("--data", "data") as cluster, load_on(cluster) as load:

@@ -8,7 +8,7 @@ the sidecar. Clients repeat nothing by themselves: every operation is recorded a
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -137,11 +137,17 @@ def clients_of(cluster: LocalCluster) -> list[Client]:
 class Load:
     """Workers and their history."""
 
-    def __init__(self, cluster: LocalCluster, history: History | None = None) -> None:
+    def __init__(
+        self,
+        cluster: LocalCluster,
+        history: History | None = None,
+        *,
+        more: Sequence[Client] = (),
+    ) -> None:
+        """`more` clients work like those of the cluster's own sidecar; they are closed with it."""
         self.history = history if history is not None else History()
-        self._cluster = cluster
         self._stop = threading.Event()
-        self._clients = clients_of(cluster)
+        self._clients = [*clients_of(cluster), *more]
         self._steady = SteadyClient("grpc-one", cluster.grpc_targets[0])
         workers = [(self._work, client) for client in self._clients]
         self._threads = [
@@ -247,9 +253,11 @@ def _keys_of(client: Client) -> list[bytes]:
 
 
 @contextmanager
-def load_on(cluster: LocalCluster, history: History | None = None) -> Iterator[Load]:
+def load_on(
+    cluster: LocalCluster, history: History | None = None, *, more: Sequence[Client] = ()
+) -> Iterator[Load]:
     """A load that has done its first rounds; stopped afterwards, its clients closed."""
-    load = Load(cluster, history)
+    load = Load(cluster, history, more=more)
     try:
         load.start()
         load.run_for(200)

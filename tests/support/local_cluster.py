@@ -269,14 +269,25 @@ def local_cluster(*arguments: str, at: Home | None = None) -> Iterator[LocalClus
 
 def second_control_plane(cluster: LocalCluster) -> Part:
     """Another instance on the same store, listening."""
-    folder = cluster.folder / "control-plane-2"
+    return _second(cluster, "control-plane", "control_plane", {})
+
+
+def second_sidecar(cluster: LocalCluster, zone: str) -> Part:
+    """Another sidecar, listening, with a disk of its own; `address` is its gRPC door."""
+    folder = cluster.folder / "sidecar-2"
+    changes = {"zone": zone, "state_dir": str(folder), "grpc_socket": "", "redis_socket": ""}
+    return _second(cluster, "sidecar", "sidecar", changes)
+
+
+def _second(cluster: LocalCluster, name: str, module: str, changes: dict[str, str]) -> Part:
+    folder = cluster.folder / f"{name}-2"
     folder.mkdir()
-    config = orjson.loads((cluster.folder / "control-plane" / "config.json").read_bytes())
+    config = orjson.loads((cluster.folder / name / "config.json").read_bytes())
     ports_file = folder / "ports.json"
-    config |= {"id": "control-plane-2", "ports_file": str(ports_file)}
+    config |= {"id": f"{name}-2", "ports_file": str(ports_file)} | changes
     (folder / "config.json").write_bytes(orjson.dumps(config))
-    command = [sys.executable, "-P", "-m", "control_plane", "--config", str(folder / "config.json")]
-    part = Part("control-plane-2", 0, command, folder / "log")
+    command = [sys.executable, "-P", "-m", module, "--config", str(folder / "config.json")]
+    part = Part(f"{name}-2", 0, command, folder / "log")
     cluster.parts[part.name] = part
     part.start()
     wait_until(ports_file.exists, f"{part.name} listens")
