@@ -1,7 +1,7 @@
 """What replicas answer to reads and writes, as values: nothing here raises."""
 
 import enum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from hiredis import ReplyError
 
@@ -87,7 +87,7 @@ def parse_prepare(reply: object, ballot: bytes) -> Acceptor | Refusal | None:
     return parse_refusal(reply)
 
 
-def parse_accept(reply: object) -> bool | Refusal | None:
+def parse_accept(reply: object) -> Literal[True] | Refusal | None:
     """True: accepted; a refusal; None: anything else, so unknown."""
     return True if reply == APPLIED else parse_refusal(reply)
 
