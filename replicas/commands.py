@@ -66,6 +66,17 @@ def prepare_suffix(key: bytes, ballot: bytes) -> bytes:
     return b"$%d\r\nk%b\r\n$%d\r\n%b\r\n" % (len(key) + 1, key, len(ballot), ballot)
 
 
+def split_write_suffix(suffix: bytes) -> tuple[bytes, bytes]:
+    """The key and the record that write_suffix was given."""
+    key_end = suffix.index(b"\r\n")
+    key_at, key_bytes = key_end + 3, int(suffix[1:key_end]) - 1
+    size_at = key_at + key_bytes + 3
+    size_end = suffix.index(b"\r\n", size_at)
+    record_at = size_end + 2
+    record = suffix[record_at : record_at + int(suffix[size_at:size_end])]
+    return suffix[key_at : key_at + key_bytes], record
+
+
 def pack_limits(max_skew_ms: int, log_bytes: int) -> bytes:
     """What bounds a keyspace's writes, as an argument ready for write_suffix.
 

@@ -23,6 +23,7 @@ CONTROL_PLANE = Server(
     "the control plane", "--control-plane", "DABBA_CONTROL_PLANE", "control_plane"
 )
 SIDECAR = Server("the sidecar", "--sidecar", "DABBA_SIDECAR", "sidecar")
+SIDECAR_ADMIN = Server("the sidecar's admin door", "--admin", "DABBA_ADMIN", "admin")
 
 
 def find_address(server: Server, flag: str | None, environ: Mapping[str, str] = os.environ) -> str:

@@ -12,6 +12,7 @@ from control_plane.cli.cluster import doctor, map_app, sidecars, status
 from control_plane.cli.data import delete, get, put, where
 from control_plane.cli.dev import dev
 from control_plane.cli.errors import EXIT_FAILED, CommandError
+from control_plane.cli.hints import hints
 from control_plane.cli.keyspaces import keyspace_app
 from control_plane.cli.nodes import node_app
 
@@ -44,7 +45,7 @@ def _options(version: Version = False) -> None:
     pass
 
 
-for command in (dev, status, where, get, put, delete, sidecars, doctor):
+for command in (dev, status, where, get, put, delete, sidecars, hints, doctor):
     app.command(command.__name__)(command)
 app.add_typer(keyspace_app, name="keyspace")
 app.add_typer(node_app, name="node")

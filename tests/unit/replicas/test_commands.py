@@ -7,6 +7,7 @@ from replicas.commands import (
     pack_limits,
     read_command,
     read_prefix,
+    split_write_suffix,
     write_prefix,
     write_suffix,
 )
@@ -40,6 +41,13 @@ def test_a_write_runs_the_script_with_its_arguments(key: bytes) -> None:
         *(bytes(7) + b"\x05", bytes(7) + b"\x09", b"k" + key, b"record\r\n"),
         b"\x00\x00\x01\xf4\x00\x10\x00\x00",
     ]
+
+
+@pytest.mark.parametrize("key", EVERY_KIND_OF_KEY)
+@pytest.mark.parametrize("record", [b"", b"record\r\n$3\r\n", bytes(100_000)])
+def test_key_and_record_are_found_again_in_what_was_sent(key: bytes, record: bytes) -> None:
+    suffix = write_suffix(key, record, pack_limits(500, 1 << 20))
+    assert split_write_suffix(suffix) == (key, record)
 
 
 def test_limits_beyond_32_bits_are_capped() -> None:
