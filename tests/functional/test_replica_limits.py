@@ -7,11 +7,27 @@ import pytest
 from hiredis import ReplyError
 
 from buckets.bucket_map import Stage
-from replicas.commands import create_fence, pack_limits, write_prefix, write_suffix
+from replicas.acceptor import NOTHING, encode_acceptor
+from replicas.commands import (
+    create_fence,
+    pack_limits,
+    prepare_prefix,
+    prepare_suffix,
+    write_prefix,
+    write_suffix,
+)
 from replicas.fence import Fence, Role
 from replicas.layout import bucket_keys
 from replicas.record import encode_record
-from replicas.replies import APPLIED, Code, Refusal, parse_write
+from replicas.replies import (
+    APPLIED,
+    Code,
+    Refusal,
+    parse_accept,
+    parse_prepare,
+    parse_write,
+)
+from replicas.scripts import SCRIPTS
 from replicas.version import HybridClock
 from tests.support.replica_subjects import ServerSubject
 from tests.support.servers import start_redis, start_valkey, stopped_after
@@ -102,6 +118,29 @@ def test_a_full_memory_refuses_the_write_before_anything_is_written(
     assert replica.log(KEYS.log) == []
     assert b"kkey" not in replica.fields(KEYS.data)
     assert parse_write(replica.execute(put(b"key", clock))) == APPLIED
+
+
+def test_acceptors_refuse_at_these_limits_too_before_anything_is_written(
+    replica: ServerSubject, clock: HybridClock
+) -> None:
+    ballot = clock.next(now_ms())
+    prepare = prepare_prefix(KEYS, 1, 1) + prepare_suffix(b"key", ballot)
+    record = encode_acceptor(ballot, NOTHING)
+    prefix = write_prefix(KEYS, 1, 1, script=SCRIPTS["accept"])
+    accept = prefix + write_suffix(b"key", record, LIMITS)
+    replica.call(b"SET", KEYS.log, b"not a log")
+    refusals: list[object] = [parse_accept(replica.execute(accept))]
+    replica.call(b"DEL", KEYS.log)
+    replica.call(b"CONFIG", b"SET", b"maxmemory", b"1")
+    try:
+        refusals.append(parse_accept(replica.execute(accept)))
+        refusals.append(parse_prepare(replica.execute(prepare), ballot))
+    finally:
+        replica.call(b"CONFIG", b"SET", b"maxmemory", b"0")
+    codes = [refusal.code for refusal in refusals if isinstance(refusal, Refusal)]
+    assert codes == [Code.SERVER] * 3
+    assert replica.log(KEYS.log) == []
+    assert b"kkey" not in replica.fields(KEYS.data)
 
 
 @pytest.mark.parametrize("value_bytes", [0, 1, 1 << 20])

@@ -58,7 +58,9 @@ def test_a_promise_changes_nothing_else(content: Content) -> None:
     assert accepted is not None
     promised = decode_acceptor(encode_promise(accepted, LATER))
     assert promised is not None
-    assert promised == dataclasses.replace(accepted, promise=LATER, raw=promised.raw)
+    assert (promised.promise, promised.accepted) == (LATER, BALLOT)
+    assert promised.content == content
+    assert promised != accepted
 
 
 def test_the_first_promise_says_that_nothing_was_accepted() -> None:
