@@ -1,0 +1,50 @@
+"""Valkeys at their memory limit: nothing is evicted, refusals are typed, reads go on."""
+
+import grpc
+import pytest
+import redis
+
+from protos.dabbawala.v1 import data_pb2
+from tests.support.load import load_on
+from tests.support.local_cluster import LocalCluster, Part
+from tests.support.rich_errors import rich
+
+pytestmark = [pytest.mark.slow, pytest.mark.probe]
+
+
+def limit_memory(node: Part, limit: str) -> None:
+    host, _, port = node.address.rpartition(":")
+    with redis.Redis(host, int(port)) as direct:
+        direct.config_set("maxmemory", limit)
+
+
+def test_one_full_node_costs_no_operation(cluster: LocalCluster) -> None:
+    with load_on(cluster) as load:
+        limit_memory(cluster.nodes[0], "1")
+        load.run_for(1_000)
+        limit_memory(cluster.nodes[0], "0")
+        load.run_for(500)
+        history = load.stop()
+        load.read_all()
+    assert history.failures == []
+    assert history.violations() == []
+
+
+def test_when_all_are_full_writes_are_refused_and_reads_go_on(cluster: LocalCluster) -> None:
+    data, client = cluster.data(), redis.Redis(port=cluster.redis_port)
+    client.set("k", "v")
+    for node in cluster.nodes:
+        limit_memory(node, "1")
+    with pytest.raises(grpc.RpcError) as failed:
+        data.Put(data_pb2.PutRequest(key=b"k", value=b"never"), timeout=5)
+    error = rich(failed.value)
+    assert error.reason == "NOT_ENOUGH_REPLICAS"
+    assert "OOM" in error.message
+    with pytest.raises(redis.ResponseError, match=r"^(UNKNOWN|NOTAPPLIED) .*OOM"):
+        client.set("k", "never")
+    assert client.get("k") == b"v"
+    for node in cluster.nodes:
+        limit_memory(node, "0")
+    client.set("k", "w")
+    assert client.get("k") == b"w"
+    client.close()
