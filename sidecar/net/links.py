@@ -112,8 +112,9 @@ class Links:
                 if not isinstance(link, Link):
                     continue
                 if link.in_flight and now - link.oldest_sent_at > FROZEN_AFTER_S:
-                    self._say(peer, f"left requests unanswered for {FROZEN_AFTER_S:g} s")
-                    link.close()
+                    why = f"left requests unanswered for {FROZEN_AFTER_S:g} s"
+                    self._say(peer, why)
+                    link.close(why)
                 else:
                     link.send(PING, _Probe(peer, loop), 0)
             self._core.health_changed()
@@ -124,7 +125,7 @@ class Links:
         """Read the bucket's map entry that the replica in `slot` keeps beside its fence."""
         link = route.peers[slot].link
         command = entry_command(bucket_keys(route.keyspace, route.bucket))
-        if link is None or not link.send(command, _EntrySink(self._learn), slot):
+        if link is None or not link.send(command, _EntrySink(self._learn, route), slot):
             route.learning = False
 
     def learn(self, raw_entry: bytes) -> None:
@@ -155,16 +156,19 @@ class _Probe:
 
 
 class _EntrySink:
-    """Takes one map entry."""
+    """Takes one map entry; whatever comes, the route may ask again."""
 
-    __slots__ = ("_learn",)
+    __slots__ = ("_learn", "_route")
 
-    def __init__(self, learn: Callable[[bytes], object]) -> None:
+    def __init__(self, learn: Callable[[bytes], object], route: Route) -> None:
         self._learn = learn
+        self._route = route
 
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
-        if isinstance(reply, list) and isinstance(reply[1], bytes):
+        self._route.learning = False
+        if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], bytes):
             self._learn(reply[1])
 
     def on_lost(self, slot: int, sent: bool, link: Link) -> None:
-        """Another replica, or the control plane, will bring it."""
+        """The next refusal asks another replica."""
+        self._route.learning = False

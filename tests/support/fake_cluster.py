@@ -469,14 +469,14 @@ class FakeCluster:
         return encode_entry(KEYSPACE, self.bucket, self.map.nodes)
 
     def fence_created(self, number: int, role: Role = Role.OWNER) -> None:
-        fence = Fence(self.bucket.epoch, self.bucket.stage, role, self._incarnation(number))
+        fence = Fence(self.bucket.epoch, self.bucket.stage, role, self.incarnation(number))
         reply = self._execute(number, create_fence(KEYS, fence.encode(), self.entry()))
         assert reply == 1, reply
 
     def fence_raised(self, *numbers: int, role: Role = Role.OWNER) -> None:
         """These replicas are raised to the present epoch."""
         for number in numbers:
-            fence = Fence(self.bucket.epoch, self.bucket.stage, role, self._incarnation(number))
+            fence = Fence(self.bucket.epoch, self.bucket.stage, role, self.incarnation(number))
             reply = self._execute(number, raise_fence(KEYS, fence.encode(), self.entry()))
             assert reply == 1, reply
 
@@ -517,7 +517,7 @@ class FakeCluster:
         self.change()
         others = [owner.node for owner in self.bucket.owners if owner.node != number]
         self.fence_raised(*others)
-        incarnation = self._incarnation(number) + 1
+        incarnation = self.incarnation(number) + 1
         owners = tuple(
             Owner(number, incarnation) if owner.node == number else owner
             for owner in self.bucket.owners
@@ -531,9 +531,11 @@ class FakeCluster:
         self.copy(others, number)
         self.fence_raised(*others)
 
-    def _incarnation(self, number: int) -> int:
+    def incarnation(self, number: int) -> int:
+        """The incarnation in which the map names the node."""
         owners = (*self.bucket.owners, *self.bucket.pending)
-        return next((owner.incarnation for owner in owners if owner.node == number), 1)
+        named = (owner.incarnation for owner in owners if owner.node == number)
+        return next(named, self.map.nodes[number].incarnation)
 
     def _execute(self, number: int, command: bytes) -> object:
         return self.replicas[number].execute(command, self.wall_ms)
@@ -549,7 +551,7 @@ class Move:
 
     def write_both_read_old(self, fenced: Iterable[int] | None = None) -> None:
         """New owners get a fence; `fenced` (all, unless given) of the old are raised."""
-        pending = tuple(Owner(number, 1) for number in self.new)
+        pending = tuple(Owner(number, self._cluster.incarnation(number)) for number in self.new)
         self._cluster.change(stage=Stage.WRITE_BOTH_READ_OLD, pending=pending)
         for number in self.new:
             if number not in self.old:
