@@ -414,3 +414,13 @@ def test_backoff_grows_to_a_bound_and_is_never_the_same_for_all() -> None:
     waits = [[backoff_ms(attempt, dice) for _ in range(50)] for attempt in (2, 5, 500)]
     assert max(waits[0]) < max(waits[1]) < max(waits[2]) <= MAX_BACKOFF_MS
     assert len({wait for some in waits for wait in some}) == 150
+
+
+def test_the_first_answer_of_a_slot_is_the_one_that_counts() -> None:
+    operation = CasPaxos(THREE, clock(), put(b"x"), operation_id=ID)
+    ask = asked(operation.start(NOW_MS), Step.PREPARE, 0b111)
+    answers = [(0, promised(VALUE, ask.payload)), (0, None), (1, None)]
+    for slot, answer in answers:
+        assert operation.on_answer(ask.round, slot, answer, NOW_MS) is None
+    action = operation.on_answer(ask.round, 2, promised(VALUE, ask.payload), NOW_MS)
+    asked(action, Step.ACCEPT, 0b111)
