@@ -6,7 +6,7 @@ from dataclasses import replace
 from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
-from sidecar.core.host import Run
+from sidecar.core.host import NO_COPY, Run
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
 from sidecar.errors import DataError, Fault, Outcome, Reason
@@ -90,6 +90,15 @@ def level_error(level: int, route: Route, levels: tuple[Consistency, ...], verb:
             Reason.CONSISTENCY_INVALID,
             Fault.CALLER,
             f"consistency {level_name(level)} is not served for {verb}; use one of {known}",
+            field="consistency",
+            keyspace=route.keyspace,
+        )
+    if level == Consistency.ANY:
+        return DataError(
+            Reason.CONSISTENCY_INVALID,
+            Fault.CALLER,
+            f"keyspace {route.keyspace} keeps history, which a hint that comes late would miss: ANY"
+            " is not served there. Use ONE or QUORUM",
             field="consistency",
             keyspace=route.keyspace,
         )
@@ -224,4 +233,6 @@ def _what_each_said(run: Run) -> str:
         else:
             answer = run.whys.get(slot) or peer.explanation or "no answer yet"
         said.append(f"{peer.node.id} {answer}")
+    if NO_COPY in run.whys:
+        said.append(f"no hint: {run.whys[NO_COPY]}")
     return ", ".join(said)

@@ -12,11 +12,13 @@ from typing import Protocol
 from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace
 from buckets.hashing import key_hash
 from buckets.topology import Node
+from replicas.commands import split_write_suffix
 from replicas.record import Record
 from replicas.version import HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
+from sidecar.core.hints import ONLY_COPY, Hint, HintKeeper
 from sidecar.core.host import ReadUnderWay, WriteUnderWay
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
 from sidecar.core.location import Location, location
@@ -59,6 +61,7 @@ class Coordinator:
         wall_ms: Callable[[], int],
         monotonic: Callable[[], float],
         learner: Learner | None = None,
+        hints: HintKeeper | None = None,
         default_timeout_ms: int = 1000,
     ) -> None:
         self.zone = zone
@@ -72,12 +75,13 @@ class Coordinator:
         self.health_age = 0
         self.now = monotonic()
         self.learner = learner
+        self.hints = hints
         self._wall_ms = wall_ms
         self._monotonic = monotonic
         self._tables: dict[str, RoutingTable] = {}
         self._young: list[Run] = []  # started since the last tick
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
-        self._slow: deque[ReadRun] = deque()  # reads that outlived a tick, in order of start
+        self._slow: deque[Run] = deque()  # what can be hurried and outlived a tick, by start
         self._parked: list[Read | Write] = []  # wait for a (newer) map
         self._unconnected: list[Read | Write] = []  # wait for a node's first connection
         self._sequence = 0
@@ -229,6 +233,11 @@ class Coordinator:
             map_revision=self.map.revision if self.map is not None else 0,
         )
 
+    def route_of(self, keyspace: str, key: bytes) -> Route | None:
+        """The key's bucket in the present map; None: no such keyspace in it, or no map."""
+        table = self._tables.get(keyspace)
+        return table.route(key) if table is not None else None
+
     def keyspace_for_db(self, db: int) -> str | None:
         """The keyspace that `SELECT db` names."""
         if self.map is None:
@@ -294,6 +303,27 @@ class Coordinator:
         )
         self.counters.failed(op.error)
         op.done(op)
+
+    # --- hints
+
+    def keep_hints(self, route: Route, suffix: bytes, missed: int) -> None:
+        """Owners in the mask `missed` did not acknowledge a write whose level was met."""
+        if self.hints is None:
+            return
+        key, record = split_write_suffix(suffix)
+        now_ms = self._wall_ms()
+        for slot, peer in enumerate(route.peers):
+            if missed >> slot & 1:
+                node = peer.node.number
+                self.hints.keep(Hint(route.keyspace, route.bucket, key, record, node, now_ms))
+
+    def keep_only_copy(self, route: Route, suffix: bytes, done: Callable[[str], None]) -> str:
+        """No owner has a write of level ANY; see Host."""
+        if self.hints is None:
+            return "this sidecar keeps no hints"
+        key, record = split_write_suffix(suffix)
+        hint = Hint(route.keyspace, route.bucket, key, record, ONLY_COPY, self._wall_ms())
+        return self.hints.keep_only_copy(hint, done)
 
     # --- epochs
 
@@ -366,7 +396,7 @@ class Coordinator:
             if run.op is not None:
                 self._sequence += 1
                 heapq.heappush(self._old, (run.op.deadline, self._sequence, run))
-                if type(run) is ReadRun:
+                if type(run) is ReadRun or run.op.level == Consistency.ANY:
                     self._slow.append(run)
         old = self._old
         while old and (old[0][2].op is None or old[0][0] <= now):

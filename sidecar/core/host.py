@@ -1,5 +1,6 @@
 """What a running operation may ask of the coordinator that runs it."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from replicas.quorum import Needs
@@ -8,6 +9,8 @@ from sidecar.core.counters import Counters
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
+
+NO_COPY = -1  # in `whys`, beside the slots: why the hint log does not have a write of level ANY
 
 
 class Run(Protocol):
@@ -68,6 +71,14 @@ class Host(Protocol):
 
     def await_links(self, run: ReadUnderWay | WriteUnderWay) -> None:
         """Owners were never connected to yet: wait for that."""
+
+    def keep_hints(self, route: Route, suffix: bytes, missed: int) -> None:
+        """Owners in the mask `missed` did not acknowledge a write (as sent) whose level was met."""
+
+    def keep_only_copy(self, route: Route, suffix: bytes, done: Callable[[str], None]) -> str:
+        """No owner has a write of level ANY: why the hint log refuses it, or empty; then `done`
+        says what went wrong with it, or nothing once it is on disk.
+        """
 
     def restart(self, run: ReadUnderWay | WriteUnderWay) -> None:
         """The epoch moved: run the operation again under the present one."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from buckets.bucket_map import Bucket, Consistency, Owner, Stage
 from replicas.quorum import Group, Needs, majority
 
-WRITE_LEVELS: tuple[Consistency, ...] = (
+READ_LEVELS: tuple[Consistency, ...] = (
     Consistency.ONE,
     Consistency.LOCAL_ONE,
     Consistency.QUORUM,
@@ -19,7 +19,7 @@ WRITE_LEVELS: tuple[Consistency, ...] = (
     Consistency.EACH_QUORUM,
     Consistency.ALL,
 )
-READ_LEVELS = WRITE_LEVELS
+WRITE_LEVELS = (Consistency.ANY, *READ_LEVELS)
 # Above these an answer is given only once a majority holds it.
 SETTLING_LEVELS = frozenset({Consistency.QUORUM, Consistency.EACH_QUORUM, Consistency.ALL})
 
@@ -95,7 +95,8 @@ def needs(members: Members, sets: list[int], level: Consistency, zone: str) -> N
 
 def _groups(members: Members, owners: int, level: Consistency) -> list[Group]:
     count = owners.bit_count()
-    if level in (Consistency.ONE, Consistency.LOCAL_ONE):
+    # ANY without any owner is met by a durable hint instead: not by this count, but in write.py.
+    if level in (Consistency.ANY, Consistency.ONE, Consistency.LOCAL_ONE):
         return [Group(owners, 1)]
     if level in (Consistency.QUORUM, Consistency.LOCAL_QUORUM):
         return [Group(owners, majority(count))]

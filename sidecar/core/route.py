@@ -84,10 +84,15 @@ class Route:
         return self.members.stage
 
     def needs_of_write(self, level: Consistency) -> Needs | None:
-        """Groups that must acknowledge a write; None: no owner in this zone."""
+        """Groups that must acknowledge a write.
+
+        None: a LOCAL level without an owner in this zone, or ANY where history is kept.
+        """
         if level not in self.write_needs:
             sets = self.members.write_sets()
-            self.write_needs[level] = needs(self.members, sets, level, self.zone)
+            without_history = level is Consistency.ANY and self.settings.retention_ms > 0
+            made = None if without_history else needs(self.members, sets, level, self.zone)
+            self.write_needs[level] = made
         return self.write_needs[level]
 
     def needs_of_read(self, level: Consistency) -> Needs | None:

@@ -3,14 +3,18 @@
 It goes to all owners at once; the level only says how many acknowledgements are waited for. It
 ends as exactly one of OK, NOT_APPLIED (proved: nothing was sent, or every replica contacted refused
 it in one atomic step) and UNKNOWN (anything else).
+
+Owners that missed it get a hint as soon as that is known, before the end or after it, if the level
+was met: see sidecar/core/hints.py.
 """
 
+from buckets.bucket_map import Consistency
 from replicas.commands import write_suffix
 from replicas.link import Link
-from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
+from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import encode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
-from sidecar.core.host import Host
+from sidecar.core.host import NO_COPY, Host
 from sidecar.core.operation import Write
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
@@ -39,6 +43,9 @@ class WriteRun:
         "core",
         "countable",
         "failed",
+        "handed_over",
+        "met",
+        "missed",
         "needs",
         "op",
         "refusals",
@@ -64,6 +71,9 @@ class WriteRun:
         self.acked = 0
         self.refused = 0  # replicas that proved they did not apply it
         self.failed = 0  # replicas that will not acknowledge any more, refusals included
+        self.missed = 0  # replicas that will not acknowledge it, suspect ones too: as far as known
+        self.met = False  # the level is reached: who missed it gets a hint
+        self.handed_over = False  # of level ANY: the hint log has it, on disk or on its way there
         self.countable = 0
         self.stale = False
         self.refusals: set[str] = set()
@@ -81,6 +91,7 @@ class WriteRun:
             link = peer.link
             # A suspect owner gets the write too (it carries a version); it only counts in nothing.
             if link is None:
+                self.missed |= 1 << slot
                 continue
             if link.send(self.route.write_prefixes[slot] + self.suffix, self, slot):
                 self.sent |= 1 << slot
@@ -90,6 +101,8 @@ class WriteRun:
         self._judge()
 
     def _unreachable(self) -> None:
+        if self._kept_as_hint():
+            return
         if self.route.connecting():
             self.core.await_links(self)
             return
@@ -106,9 +119,12 @@ class WriteRun:
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
         """A replica answered the write script."""
         op = self.op
+        acknowledged = type(reply) is int and APPLIED <= reply <= SUPERSEDED
         if op is None:
+            if not (acknowledged and self.met):  # the last of three is usually just that
+                self._late(slot, acknowledged=acknowledged)
             return
-        if type(reply) is int and APPLIED <= reply <= SUPERSEDED:
+        if acknowledged:
             # The connection that answers is the one written to, so one life of the server. What a
             # suspect owner holds counts in nothing, and says nothing about the key.
             if self.countable >> slot & 1:
@@ -126,6 +142,7 @@ class WriteRun:
     def on_lost(self, slot: int, sent: bool, link: Link) -> None:
         """The connection broke; `sent` False proves that no byte of the write left."""
         if self.op is None:
+            self._late(slot, acknowledged=False)
             return
         if not sent:
             self.refused |= 1 << slot
@@ -148,8 +165,25 @@ class WriteRun:
             self.refused |= 1 << slot
         self._no_ack(slot, text)
 
+    def _late(self, slot: int, *, acknowledged: bool) -> None:
+        """An answer after the end: nobody waits for it, but it decides who missed the write."""
+        if acknowledged:
+            self.acked |= (1 << slot) & self.countable
+            if not self.met and tally(self.needs, self.acked, self.failed) == REACHED:
+                self.met = True
+                self._hint(self.missed)
+        else:
+            self.missed |= 1 << slot
+            if self.met:
+                self._hint(1 << slot)
+
+    def _hint(self, missed: int) -> None:
+        if missed and not self.handed_over:  # what the log has goes to every owner
+            self.core.keep_hints(self.route, self.suffix, missed)
+
     def _no_ack(self, slot: int, why: str) -> None:
         self.failed |= 1 << slot
+        self.missed |= 1 << slot
         self.whys[slot] = why
         self.route.peers[slot].errors += 1
 
@@ -162,11 +196,16 @@ class WriteRun:
                 self.core.restart(self)
             else:
                 self.op.acks = self.acked.bit_count()
+                self.met = True
                 self.core.finish_write(self)
+                if self.missed:
+                    self._hint(self.missed)
         elif verdict == IMPOSSIBLE:
             self._impossible()
 
     def _impossible(self) -> None:
+        if self._kept_as_hint():
+            return
         if self.stale or self.core.epoch_moved(self.route):
             self.core.park(self)
             return
@@ -176,10 +215,45 @@ class WriteRun:
             message = "owners refused the write's version as too far ahead of their clocks"
         self.core.fail_write(self, reason, Fault.UNAVAILABLE, message)
 
+    # --- level ANY: one owner, or a durable hint
+
+    def hurry(self) -> None:
+        """Slow: at level ANY the hint log may be faster than the owners."""
+        if self.op is not None and tally(self.needs, self.acked, self.failed) == PENDING:
+            self._kept_as_hint()
+
+    def _kept_as_hint(self) -> bool:
+        """Whether the hint log has the write, or takes it now; False: it does not, for good."""
+        if self.op is None or self.op.level != Consistency.ANY or NO_COPY in self.whys:
+            return False
+        if not self.handed_over:
+            self.handed_over = True
+            why = self.core.keep_only_copy(self.route, self.suffix, self._kept)
+            if why:
+                self.handed_over = False
+                self.whys[NO_COPY] = why
+        return self.handed_over
+
+    def _kept(self, problem: str) -> None:
+        """The hint is on disk, or it is not known to be."""
+        if not problem:
+            if self.op is not None:
+                self.core.finish_write(self)
+            return
+        self.whys[NO_COPY] = problem
+        if self.op is None:
+            self.handed_over = False
+            if self.met:
+                self._hint(self.missed)
+        else:
+            self.op.maybe_applied = True
+            self.handed_over = False
+            self._judge()
+
     def outcome(self) -> Outcome:
         """What can be proved of a write that did not reach its level."""
         before = self.op is not None and self.op.maybe_applied
-        if before or self.sent & ~self.refused:
+        if before or self.handed_over or self.sent & ~self.refused:
             return Outcome.UNKNOWN
         return Outcome.NOT_APPLIED
 
