@@ -424,3 +424,13 @@ def test_the_first_answer_of_a_slot_is_the_one_that_counts() -> None:
         assert operation.on_answer(ask.round, slot, answer, NOW_MS) is None
     action = operation.on_answer(ask.round, 2, promised(VALUE, ask.payload), NOW_MS)
     asked(action, Step.ACCEPT, 0b111)
+
+
+def test_a_promise_that_was_read_is_overbid_at_once() -> None:
+    ahead = version_at(NOW_MS * 2)
+    operation = CasPaxos(THREE, clock(), one_round=True)
+    ask = asked(operation.start(NOW_MS), Step.READ, 0b011)
+    operation.on_answer(ask.round, 0, promised(VALUE, ahead), NOW_MS)
+    operation.on_answer(ask.round, 1, promised(VALUE, ahead), NOW_MS)
+    prepare = asked(operation.on_answer(ask.round, 2, None, NOW_MS), Step.PREPARE, 0b111)
+    assert prepare.payload > ahead
