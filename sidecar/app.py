@@ -167,7 +167,7 @@ class Sidecar:
         }
 
     async def _drain(self) -> None:
-        await self._path.drain()
+        await asyncio.gather(self._path.drain(), *(worker.stop() for worker in self._workers))
 
 
 class _QuietServer(uvicorn.Server):

@@ -101,6 +101,8 @@ class DataPath:
         waiting = [p.node.id for p in peers if not p.tried]
         if waiting:
             return f"connecting to {', '.join(sorted(waiting)[:5])}"
+        if peers and not any(peer.counts for peer in peers):
+            return "no node answers: " + next(iter(peers)).explanation
         return ""
 
     def stats(self) -> WorkerStats:
@@ -148,4 +150,7 @@ def wall_ms() -> int:
 async def _every(interval_s: float, action: Callable[[], None]) -> None:
     while True:
         await asyncio.sleep(interval_s)
-        action()
+        try:
+            action()
+        except Exception:  # without its timer no operation would ever time out
+            log.exception("a timer's action failed", action=getattr(action, "__qualname__", ""))

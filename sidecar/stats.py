@@ -133,7 +133,7 @@ def _add_nodes(total: WorkerStats, other: WorkerStats) -> None:
     for theirs in other.nodes:
         mine = by_id.get(theirs.id)
         if mine is None:
-            total.nodes.append(theirs)
+            total.nodes.append(msgspec.structs.replace(theirs))
             continue
         mine.reads += theirs.reads
         mine.writes += theirs.writes

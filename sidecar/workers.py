@@ -67,6 +67,7 @@ class Worker:
         self._saved_map = b""
         self._writer: asyncio.StreamWriter | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._stopping = False
         self.stats: WorkerStats | None = None
 
     def start(self) -> None:
@@ -81,21 +82,27 @@ class Worker:
 
     async def stop(self) -> None:
         """Have it drain and end; bounded by its own drain timeout."""
+        self._stopping = True
+        if self._keeper is None:
+            return
         if self._writer is not None:
             self._writer.write(frame(DRAIN, b""))
-        if self._keeper is not None:
             await asyncio.wait({self._keeper}, timeout=self._drain_s())
-            self._keeper.cancel()
+        self._keeper.cancel()  # without a writer there is no process: it waits to start one
+        await asyncio.wait({self._keeper})
 
     def _drain_s(self) -> float:
         return self._order.config.drain_timeout_ms / 1000 + 2
 
     async def _keep(self) -> None:
         while True:
-            status = await self._run_once()
+            try:
+                status: int | str = await self._run_once()
+            except (OSError, msgspec.MsgspecError) as error:
+                status = str(error)
             self._writer = None
             self.stats = None
-            if status == 0:
+            if status == 0 or self._stopping:
                 return
             log.error("worker died; starting it again", worker=self._order.index, status=status)
             await asyncio.sleep(RESTART_DELAY_S)
@@ -110,7 +117,7 @@ class Worker:
             "sidecar.worker",
             msgspec.json.encode(order).decode(),
             pass_fds=inherited,
-            env=os.environ,
+            env=dict(os.environ),  # uvloop takes nothing but a dict
         )
         theirs.close()
         reader, self._writer = await asyncio.open_connection(sock=ours)
