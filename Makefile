@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # What ruff and mypy look at, as far as it exists.
 CODE = $(wildcard buckets replicas sidecar control_plane tests bench scripts)
 
-.PHONY: help setup setup-dev run test peers lint format protos bench zookeeper lock clean
+.PHONY: help setup setup-dev run test peers lint format protos bench models zookeeper lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ protos: setup-dev ## generate the Python code of protos/**/*.proto
 
 bench: setup-dev peers ## run the benchmarks: make bench ARGS="doors --json doors.json"
 	@exec $(PY) -m bench $(ARGS)
+
+models: setup peers ## check the Spin models of docs/models: make models ARGS="--full --json models.json"
+	@exec $(PY) scripts/run_models.py $(ARGS)
 
 zookeeper: setup peers ## start a ZooKeeper in the foreground: make zookeeper PORT=2181
 	@exec $(PY) scripts/zookeeper.py $(if $(PORT),--port $(PORT))
