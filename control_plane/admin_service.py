@@ -27,6 +27,8 @@ from control_plane.controllers.status import (
 )
 from control_plane.coordination.errors import Conflict, CoordinationError
 from control_plane.errors import AdminError, Later, Missing
+from control_plane.jobs.answers import check_loss, check_recovery, check_repair, job_status
+from control_plane.jobs.job import wait_moved
 from protos.dabbawala.v1 import admin_pb2, admin_pb2_grpc, map_pb2
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -129,6 +131,67 @@ class AdminService(admin_pb2_grpc.AdminServicer):
     ) -> admin_pb2.AddNodeResponse:
         """Register a node, or a known one again."""
         return await _answered(context, self._add_node(request, context))
+
+    # --- jobs: shown by all, begun by the leader
+
+    async def ListJobs(  # noqa: N802
+        self, request: admin_pb2.ListJobsRequest, context: Context
+    ) -> admin_pb2.ListJobsResponse:
+        """The jobs in the store."""
+        return await _answered(context, self._list_jobs(request))
+
+    async def StartRepair(  # noqa: N802
+        self, request: admin_pb2.StartRepairRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        """Begin to compare the owners of a keyspace's buckets."""
+        return await _answered(context, self._start_repair(request, context))
+
+    async def RecoverNode(  # noqa: N802
+        self, request: admin_pb2.RecoverNodeRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        """Take a node back whose data is not trusted."""
+        return await _answered(context, self._recover_node(request, context))
+
+    async def _list_jobs(self, request: admin_pb2.ListJobsRequest) -> admin_pb2.ListJobsResponse:
+        ledger = self._instance.ledger
+        if request.id and request.seen_ms:
+            await wait_moved(ledger, request.id, request.seen_ms)
+        known = await ledger.read_all()
+        chosen = [
+            job_status(job)
+            for job in known
+            if request.id in ("", job.id) and request.kind in ("", job.kind)
+        ]
+        return admin_pb2.ListJobsResponse(jobs=chosen)
+
+    async def _start_repair(
+        self, request: admin_pb2.StartRepairRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        await self._some_leader(context)
+        jobs = self._instance.jobs
+        if jobs is None:
+            return await self._leader(context).StartRepair(
+                request, metadata=_forward_metadata(), timeout=_time_left(context)
+            )
+        stored = _keyspace(self._instance.feed.state, request.keyspace)
+        buckets = sorted(set(request.buckets))
+        check_repair(stored, buckets)
+        total = len(buckets) or stored.settings.buckets
+        return job_status(await jobs.start_repair(request.keyspace, buckets, total))
+
+    async def _recover_node(
+        self, request: admin_pb2.RecoverNodeRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        await self._some_leader(context)
+        jobs = self._instance.jobs
+        if jobs is None:
+            return await self._leader(context).RecoverNode(
+                request, metadata=_forward_metadata(), timeout=_time_left(context)
+            )
+        check_recovery(self._instance.feed.state, request.id)
+        blocked = jobs.obstacle_of(request.id)
+        check_loss(request.id, blocked, accept_loss=request.accept_loss)
+        return job_status(await jobs.recover(request.id, accept_loss=request.accept_loss))
 
     async def _describe(
         self, request: admin_pb2.DescribeKeyspaceRequest

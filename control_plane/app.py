@@ -53,6 +53,7 @@ class App:
             own,
             store_kind="zookeeper" if config.store.startswith("zookeeper:") else "embedded",
             probe_interval_ms=config.probe_interval_ms,
+            admission_settle_ms=config.admission_settle_ms,
             publish=self._xds.publish,
         )
         self._admin = AdminService(self.instance, config.id, self._sidecars)

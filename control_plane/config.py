@@ -31,6 +31,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ports_file: str = ""
     metrics: str = ""  # host:port of a Prometheus page; empty: none
     probe_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=10_000)] = 1_000
+    # How long a node that lost data is SUSPECT before it is repaired by itself; -1: never.
+    admission_settle_ms: Annotated[int, msgspec.Meta(ge=-1, le=3_600_000)] = 3_000
     session_timeout_ms: Annotated[int, msgspec.Meta(ge=600, le=60_000)] = 10_000
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
@@ -105,6 +107,7 @@ _HELP: Final = {
     "ports_file": "file that names the bound ports, as JSON, once they are bound",
     "metrics": "host:port of a Prometheus page; none when not set",
     "probe_interval_ms": "how often each node is asked how it is, 50 to 10000",
+    "admission_settle_ms": "how long a node that lost data waits for its repair; -1: for ever",
     "session_timeout_ms": "silence after which another instance leads, 600 to 60000",
     "log_level": "debug, info, warning or error",
 }

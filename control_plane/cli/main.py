@@ -15,6 +15,7 @@ from control_plane.cli.errors import EXIT_FAILED, CommandError
 from control_plane.cli.hints import hints
 from control_plane.cli.keyspaces import keyspace_app
 from control_plane.cli.nodes import node_app
+from control_plane.cli.repair import repair
 
 EXIT_INTERRUPTED = 130  # as a shell reports SIGINT
 
@@ -45,7 +46,7 @@ def _options(version: Version = False) -> None:
     pass
 
 
-for command in (dev, status, where, get, put, delete, sidecars, hints, doctor):
+for command in (dev, status, where, get, put, delete, sidecars, hints, repair, doctor):
     app.command(command.__name__)(command)
 app.add_typer(keyspace_app, name="keyspace")
 app.add_typer(node_app, name="node")

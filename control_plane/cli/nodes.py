@@ -76,6 +76,35 @@ def _host_and_port(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+AcceptLoss = Annotated[
+    bool,
+    typer.Option(
+        "--accept-loss",
+        help="Where no majority is left: merge what can be reached, give up the rest.",
+    ),
+]
+
+
+@node_app.command("recover")
+def node_recover(
+    node_id: NodeId,
+    accept_loss: AcceptLoss = False,
+    control_plane_address: ControlPlaneAddress = None,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+    output: Output = OutputFormat.TABLE,
+) -> None:
+    """Take back a replica server whose data is not trusted, now."""
+    request = admin_pb2.RecoverNodeRequest(id=node_id, accept_loss=accept_loss)
+    with control_plane(control_plane_address, timeout) as (peer, admin):
+        response = peer.call(admin.RecoverNode, request)
+    if output is OutputFormat.JSON:
+        print_json(plain(response))
+        return
+    out = console()
+    out.print(Text(f"{node_id} is being repaired", style="green"))
+    out.print(next_commands(["dabba repair status", "dabba status"]))
+
+
 @node_app.command("list")
 def node_list(
     control_plane_address: ControlPlaneAddress = None,

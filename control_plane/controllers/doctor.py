@@ -80,7 +80,8 @@ def _node_findings(view: View) -> Iterator[Finding]:
             yield _error("node-unreachable", node_id, detail, fix)
         if stored.node.state is NodeState.SUSPECT:
             fix = "keep the other owners of its buckets up; add a new node in its zone"
-            yield _error("node-suspect", node_id, stored.node.reason, fix)
+            cause = "; ".join(filter(None, (stored.node.reason, view.admissions.get(node_id, ""))))
+            yield _error("node-suspect", node_id, cause, fix)
         elif known is not None and known.word == SUSPECT:
             fix = "wait some seconds; then look again"
             yield _warning("node-examined", node_id, known.detail, fix)

@@ -15,9 +15,11 @@ from control_plane.controllers.probing import Probes
 from control_plane.controllers.reconcile import Reconciler
 from control_plane.controllers.roster import InstanceRecord, Roster
 from control_plane.controllers.status import Health, View, next_healths
-from control_plane.coordination.errors import StoreClosed
+from control_plane.coordination.errors import CoordinationError, StoreClosed
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import CoordinationStore
+from control_plane.jobs.job import JobLedger
+from control_plane.jobs.running import Jobs
 from protos.dabbawala.v1 import admin_pb2
 
 _RETRY_S: Final = 1.0
@@ -35,17 +37,21 @@ class ControlPlaneInstance:
         *,
         store_kind: str,
         probe_interval_ms: int,
+        admission_settle_ms: int,
         publish: Callable[[BucketMap], None],
     ) -> None:
         self.feed = MapFeed(store, paths, self._on_state)
         self.probes = Probes(probe_interval_ms, self._on_sight)
         self.roster = Roster(store, paths, own)
         self.leader = Leader(store, paths, self.feed, value=self.roster.value, work=self._lead)
+        self.ledger = JobLedger(store, paths)
         self.reconciler: Reconciler | None = None
+        self.jobs: Jobs | None = None
         self.healths: dict[str, Health] = {}
         self._own_id = own.id
         self._store_kind = store_kind
         self._probe_interval_ms = probe_interval_ms
+        self._admission_settle_ms = admission_settle_ms
         self._publish = publish
         self._published_revision = -1
         self._tasks: list[asyncio.Task[None]] = []
@@ -87,14 +93,22 @@ class ControlPlaneInstance:
             store_reachable=self.roster.reachable,
             feed_problem=self.feed.problem,
             blocked=self.reconciler.blocked if self.reconciler is not None else {},
+            admissions=self.jobs.admissions() if self.jobs is not None else {},
         )
 
     async def _lead(self, term: Term) -> None:
         self.reconciler = Reconciler(term, self.probes, self._probe_interval_ms)
+        self.jobs = Jobs(term, self.ledger, self.probes, self._admission_settle_ms)
+        work = (self.reconciler.run, self.jobs.run)
+        tasks = [asyncio.create_task(_lead_on(run)) for run in work]
         try:
-            await self.reconciler.run()
+            ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            ended.pop().result()
         finally:
-            self.reconciler = None
+            self.reconciler = self.jobs = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _on_state(self, state: ClusterState) -> None:
         self.probes.follow(state)
@@ -115,6 +129,19 @@ class ControlPlaneInstance:
         self.healths = kept | next_healths(*known, node_ids, now_ms)
         if self.reconciler is not None:
             self.reconciler.wake()
+
+
+async def _lead_on(run: Callable[[], Awaitable[None]]) -> None:
+    """As _run_on, for what only the leader does: what the store raises ends the term's work."""
+    while True:
+        try:
+            await run()
+            return
+        except CoordinationError:
+            raise
+        except Exception:  # noqa: BLE001 - whatever it is: the rest of the leader's work goes on
+            _log.exception("the leader's work failed and begins again")
+        await asyncio.sleep(_RETRY_S)
 
 
 async def _run_on(name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -54,6 +54,7 @@ class View:
     store_reachable: bool = True
     feed_problem: str = ""
     blocked: Mapping[str, str] = field(default_factory=dict)
+    admissions: Mapping[str, str] = field(default_factory=dict)  # how far, in words, by node id
 
 
 def next_healths(
@@ -139,7 +140,7 @@ def _node_status(view: View, stored: StoredNode, owned: int) -> admin_pb2.NodeSt
     answer = admin_pb2.NodeStatus(
         node=node_entry(stored.node),
         health=known.word,
-        detail=known.detail,
+        detail=_detail(view, node_id, known),
         since_ms=known.since_ms,
         durable=stored.record.durable,
         owned_buckets=owned,
@@ -152,6 +153,11 @@ def _node_status(view: View, stored: StoredNode, owned: int) -> admin_pb2.NodeSt
         answer.keys = sight.keys
         answer.clock_offset_ms = sight.clock_offset_ms
     return answer
+
+
+def _detail(view: View, node_id: str, known: Health) -> str:
+    """Why it is not up, and how far its repair is."""
+    return "; ".join(filter(None, (known.detail, view.admissions.get(node_id, ""))))
 
 
 def keyspace_status(view: View, stored: StoredKeyspace) -> admin_pb2.KeyspaceStatus:
@@ -175,7 +181,8 @@ def bucket_counts(view: View, stored: StoredKeyspace) -> Counter[str]:
     counts: Counter[str] = Counter()
     for bucket in stored.keyspace.buckets:
         up = sum(owner.node in good for owner in bucket.owners)
-        if up == len(bucket.owners):
+        # A bucket that waits for an owner to be repaired names fewer than it should have.
+        if up == max(len(bucket.owners), stored.settings.replication_factor):
             counts[UP] += 1
         else:
             counts[SUSPECT if up > len(bucket.owners) // 2 else DOWN] += 1
@@ -228,7 +235,7 @@ def _node_problem(view: View, stored: StoredNode) -> str:
     todo = " start it again" if known.word == DOWN else ""
     if stored.node.state is NodeState.SUSPECT:
         todo = ""  # its reason says what to do
-    return f"{what}: {known.detail};{todo}".rstrip(";")
+    return f"{what}: {_detail(view, stored.node.id, known)};{todo}".rstrip(";")
 
 
 def _keyspace_problems(view: View, stored: StoredKeyspace) -> list[str]:

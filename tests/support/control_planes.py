@@ -48,8 +48,8 @@ async def eventually(
 
 
 def config(folder: Path, instance_id: str = "cp-1", **more: object) -> Config:
-    """Quick to notice: looks at nodes every 100 ms."""
-    values: dict[str, object] = {"probe_interval_ms": 100} | more
+    """Quick to notice: looks at nodes every 100 ms. Nodes that lost data stay so by default."""
+    values: dict[str, object] = {"probe_interval_ms": 100, "admission_settle_ms": -1} | more
     values = {"store": f"sqlite://{folder}/store.db"} | values
     return Config(cluster=CLUSTER, id=instance_id, **values)  # type: ignore[arg-type]
 

@@ -644,3 +644,225 @@ class Finding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Finding: _TypeAlias = Finding  # noqa: Y015
+
+@_typing.final
+class StartRepairRequest(_message.Message):
+    """Compares the owners of a keyspace's buckets, and moves what differs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    @_builtins.property
+    def buckets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """none: all"""
+
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        buckets: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "keyspace", b"keyspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartRepairRequest: _TypeAlias = StartRepairRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SEEN_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """empty: all"""
+    kind: _builtins.str
+    """"repair", "admission"; empty: both"""
+    seen_ms: _builtins.int
+    """with an id: answer once its updated_ms is another, or a second has passed"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        seen_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "seen_ms", b"seen_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsRequest: _TypeAlias = ListJobsRequest  # noqa: Y015
+
+@_typing.final
+class ListJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobStatus]:
+        """the oldest first"""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___JobStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class RecoverNodeRequest(_message.Message):
+    """Takes a node whose data is not trusted back now. Where no majority of a bucket's owners is left
+    beside it, only with accept_loss: what can be reached is merged, the rest is given up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ACCEPT_LOSS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    accept_loss: _builtins.bool
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        accept_loss: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept_loss", b"accept_loss", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecoverNodeRequest: _TypeAlias = RecoverNodeRequest  # noqa: Y015
+
+@_typing.final
+class JobStatus(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    BUCKETS_DONE_FIELD_NUMBER: _builtins.int
+    BUCKETS_TOTAL_FIELD_NUMBER: _builtins.int
+    BUCKETS_SKIPPED_FIELD_NUMBER: _builtins.int
+    RECORDS_FIELD_NUMBER: _builtins.int
+    DIFFERING_FIELD_NUMBER: _builtins.int
+    COPIED_FIELD_NUMBER: _builtins.int
+    HEALED_FIELD_NUMBER: _builtins.int
+    UNHEALED_FIELD_NUMBER: _builtins.int
+    MOVED_BYTES_FIELD_NUMBER: _builtins.int
+    STARTED_MS_FIELD_NUMBER: _builtins.int
+    UPDATED_MS_FIELD_NUMBER: _builtins.int
+    ETA_MS_FIELD_NUMBER: _builtins.int
+    DIVERGED_FIELD_NUMBER: _builtins.int
+    LOSS_FROM_MS_FIELD_NUMBER: _builtins.int
+    LOSS_TO_MS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    kind: _builtins.str
+    """"repair", "admission" """
+    subject: _builtins.str
+    """the keyspace; the node"""
+    state: _builtins.str
+    """"running", "done", "failed" """
+    problem: _builtins.str
+    """what it waits for, or why it failed or left buckets out"""
+    buckets_done: _builtins.int
+    buckets_total: _builtins.int
+    buckets_skipped: _builtins.int
+    """owners that could not take part"""
+    records: _builtins.int
+    """compared, of the largest copy of each bucket"""
+    differing: _builtins.int
+    """keys on which copies disagreed"""
+    copied: _builtins.int
+    """records written to a copy that lacked them"""
+    healed: _builtins.int
+    """records that failed their checksum"""
+    unhealed: _builtins.int
+    """such ones of which too few others have a valid one"""
+    moved_bytes: _builtins.int
+    started_ms: _builtins.int
+    """Unix milliseconds"""
+    updated_ms: _builtins.int
+    eta_ms: _builtins.int
+    """still to go; 0: unknown, or over"""
+    loss_from_ms: _builtins.int
+    """what was acknowledged between these times may be lost;"""
+    loss_to_ms: _builtins.int
+    """0: nothing"""
+    @_builtins.property
+    def diverged(self) -> _containers.RepeatedCompositeFieldContainer[Global___Divergence]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        state: _builtins.str = ...,
+        problem: _builtins.str = ...,
+        buckets_done: _builtins.int = ...,
+        buckets_total: _builtins.int = ...,
+        buckets_skipped: _builtins.int = ...,
+        records: _builtins.int = ...,
+        differing: _builtins.int = ...,
+        copied: _builtins.int = ...,
+        healed: _builtins.int = ...,
+        unhealed: _builtins.int = ...,
+        moved_bytes: _builtins.int = ...,
+        started_ms: _builtins.int = ...,
+        updated_ms: _builtins.int = ...,
+        eta_ms: _builtins.int = ...,
+        diverged: _abc.Iterable[Global___Divergence] | None = ...,
+        loss_from_ms: _builtins.int = ...,
+        loss_to_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets_done", b"buckets_done", "buckets_skipped", b"buckets_skipped", "buckets_total", b"buckets_total", "copied", b"copied", "differing", b"differing", "diverged", b"diverged", "eta_ms", b"eta_ms", "healed", b"healed", "id", b"id", "kind", b"kind", "loss_from_ms", b"loss_from_ms", "loss_to_ms", b"loss_to_ms", "moved_bytes", b"moved_bytes", "problem", b"problem", "records", b"records", "started_ms", b"started_ms", "state", b"state", "subject", b"subject", "unhealed", b"unhealed", "updated_ms", b"updated_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobStatus: _TypeAlias = JobStatus  # noqa: Y015
+
+@_typing.final
+class Divergence(_message.Message):
+    """A bucket whose copies differed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUCKET_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    bucket: _builtins.int
+    keys: _builtins.int
+    oldest_ms: _builtins.int
+    """Unix milliseconds of the oldest version that a copy lacked"""
+    def __init__(
+        self,
+        *,
+        bucket: _builtins.int = ...,
+        keys: _builtins.int = ...,
+        oldest_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "keys", b"keys", "oldest_ms", b"oldest_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Divergence: _TypeAlias = Divergence  # noqa: Y015

@@ -81,6 +81,21 @@ class AdminStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorResponse.FromString,
                 _registered_method=True)
+        self.StartRepair = channel.unary_unary(
+                '/dabbawala.v1.Admin/StartRepair',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartRepairRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.ListJobs = channel.unary_unary(
+                '/dabbawala.v1.Admin/ListJobs',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsResponse.FromString,
+                _registered_method=True)
+        self.RecoverNode = channel.unary_unary(
+                '/dabbawala.v1.Admin/RecoverNode',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -142,6 +157,24 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartRepair(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobs(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecoverNode(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -189,6 +222,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.Doctor,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorResponse.SerializeToString,
+            ),
+            'StartRepair': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartRepair,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartRepairRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.SerializeToString,
+            ),
+            'ListJobs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobs,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsResponse.SerializeToString,
+            ),
+            'RecoverNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecoverNode,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -436,6 +484,87 @@ class Admin:
             '/dabbawala.v1.Admin/Doctor',
             protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_admin__pb2.DoctorResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartRepair(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/StartRepair',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartRepairRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/ListJobs',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ListJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecoverNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/RecoverNode',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
             options,
             channel_credentials,
             insecure,

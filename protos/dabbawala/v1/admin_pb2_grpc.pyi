@@ -44,6 +44,9 @@ class AdminStub:
     GetMap: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetMapRequest, _admin_pb2.GetMapResponse]
     ListSidecars: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSidecarsRequest, _admin_pb2.ListSidecarsResponse]
     Doctor: _grpc.UnaryUnaryMultiCallable[_admin_pb2.DoctorRequest, _admin_pb2.DoctorResponse]
+    StartRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartRepairRequest, _admin_pb2.JobStatus]
+    ListJobs: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]
+    RecoverNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RecoverNodeRequest, _admin_pb2.JobStatus]
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -61,6 +64,9 @@ class AdminAsyncStub(AdminStub):
     GetMap: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetMapRequest, _admin_pb2.GetMapResponse]  # type: ignore[assignment]
     ListSidecars: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSidecarsRequest, _admin_pb2.ListSidecarsResponse]  # type: ignore[assignment]
     Doctor: _aio.UnaryUnaryMultiCallable[_admin_pb2.DoctorRequest, _admin_pb2.DoctorResponse]  # type: ignore[assignment]
+    StartRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartRepairRequest, _admin_pb2.JobStatus]  # type: ignore[assignment]
+    ListJobs: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]  # type: ignore[assignment]
+    RecoverNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecoverNodeRequest, _admin_pb2.JobStatus]  # type: ignore[assignment]
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Errors are gRPC statuses with google.rpc details: BadRequest names a bad field and its bound,
@@ -129,5 +135,26 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.DoctorRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.DoctorResponse, _abc.Awaitable[_admin_pb2.DoctorResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StartRepair(
+        self,
+        request: _admin_pb2.StartRepairRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.JobStatus, _abc.Awaitable[_admin_pb2.JobStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def ListJobs(
+        self,
+        request: _admin_pb2.ListJobsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListJobsResponse, _abc.Awaitable[_admin_pb2.ListJobsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RecoverNode(
+        self,
+        request: _admin_pb2.RecoverNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.JobStatus, _abc.Awaitable[_admin_pb2.JobStatus]]: ...
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
