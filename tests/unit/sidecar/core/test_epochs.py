@@ -158,12 +158,16 @@ def test_a_repair_refused_by_a_later_epoch_lets_the_read_run_again() -> None:
     for number in (2, 3):
         cluster.link(number).cut()
         cluster.sidecar.connect(number)
+    cluster.sidecar.learns = False
     read = cluster.get(KEY, Consistency.ALL)
     for number in (1, 2, 3):
         cluster.link(number).deliver()
         cluster.link(number).answer()
     cluster.change()
     cluster.fence_raised(1, 2, 3)
+    cluster.flow()
+    assert not read.ended
+    cluster.publish()
     cluster.flow()
     assert read.value == b"v"
 

@@ -298,7 +298,9 @@ def test_a_repair_acknowledged_by_a_former_life_does_not_count() -> None:
     link.deliver()
     held = link.replies.popleft()
     cluster.crash(behind, empty=True)
-    cluster.sidecar.connect(behind)
+    cluster.change_node(behind, run_id=cluster.life(behind))
+    cluster.publish()
+    cluster.sidecar.connect(behind)  # and it counts
     held[0].sink.on_reply(held[0].slot, held[1], link)  # type: ignore[arg-type]
     assert not read.ended
 
