@@ -1,0 +1,35 @@
+"""What must hold of every run, one invariant a file. Each takes a History and says what it breaks.
+
+A checker believes nothing that the product says of itself: levels, majorities and orders are worked
+out here again. (Linearizable keyspaces get theirs beside these once runs have such keyspaces.)
+"""
+
+from collections.abc import Callable
+
+from tests.sim.checkers.acknowledged_by import acknowledged_by
+from tests.sim.checkers.convergence import convergence
+from tests.sim.checkers.ends import ends
+from tests.sim.checkers.genuine import genuine
+from tests.sim.checkers.growing_versions import growing_versions
+from tests.sim.checkers.no_lost_writes import no_lost_writes
+from tests.sim.checkers.no_time_travel import no_time_travel
+from tests.sim.checkers.not_applied import not_applied
+from tests.sim.history import History
+
+Checker = Callable[[History], list[str]]
+
+CHECKERS: tuple[Checker, ...] = (
+    no_lost_writes,
+    no_time_travel,
+    not_applied,
+    genuine,
+    acknowledged_by,
+    ends,
+    growing_versions,
+    convergence,
+)
+
+
+def violations(history: History) -> list[str]:
+    """What the run broke, each with the name of its checker."""
+    return [f"{checker.__name__}: {what}" for checker in CHECKERS for what in checker(history)]
