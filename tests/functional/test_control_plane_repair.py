@@ -1,6 +1,7 @@
 """Repair and admission against real servers: what differs is moved, what was lost comes back."""
 
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import grpc
@@ -9,6 +10,20 @@ import pytest
 from buckets.bucket_map import Bucket
 from control_plane.app import App
 from control_plane.controllers.cluster_state import StoredNode
+from control_plane.controllers.instance import ControlPlaneInstance
+from control_plane.controllers.roster import InstanceRecord
+from control_plane.coordination.errors import Unavailable
+from control_plane.coordination.opening import open_store
+from control_plane.coordination.paths import ClusterPaths
+from control_plane.coordination.store import (
+    CoordinationStore,
+    Entry,
+    Leadership,
+    Op,
+    Registration,
+    StoreOptions,
+    Watch,
+)
 from control_plane.jobs.job import DONE, RUNNING
 from control_plane.jobs.repair import repaired_path
 from protos.dabbawala.v1 import admin_pb2, admin_pb2_grpc
@@ -20,6 +35,7 @@ from replicas.layout import bucket_keys
 from replicas.record import decode_record, encode_record
 from replicas.version import HybridClock
 from tests.support.control_planes import (
+    CLUSTER,
     DURABLE,
     Refusal,
     add_nodes,
@@ -261,3 +277,135 @@ async def test_without_a_majority_nothing_comes_back_until_the_loss_is_accepted(
         first = (await contents(app, nodes, 3))[0]
         assert len(first) == 40
         assert all(decode_record(raw) is not None for raw in first.values())
+
+
+async def damage(app: App, server: Server, bucket: int, field: bytes) -> None:
+    [copy] = await copies(app, [server], bucket)
+    raw = (await copy.read([field]))[field]
+    await copy.client.call(b"HSET", copy.keys.data, field, flip(raw, 12))
+    copy.client.close()
+
+
+async def test_a_corrupt_record_is_not_healed_without_a_majority_of_valid_ones(
+    tmp_path: Path, servers: Servers
+) -> None:
+    nodes = [servers.valkey() for _ in range(3)]
+    async with running(tmp_path) as app, admin(app.address) as stub:
+        await set_up(app, nodes)
+        await fill(app, nodes)
+        # The third one may have missed the last write of that key: it alone proves nothing.
+        for node in nodes[:2]:
+            await damage(app, node, 3, b"k3-1")
+        request = admin_pb2.StartRepairRequest(keyspace="places", buckets=[3])
+        job = await finished(stub, (await stub.StartRepair(request)).id)
+        assert (job.healed, job.unhealed) == (0, 2)
+        assert "stay different" in job.problem
+        path = repaired_path(app.instance.feed._paths, "places", 0)
+        assert await app.instance.ledger.store.read(path) is None
+
+
+class DyingStore(CoordinationStore):
+    """A store that answers no more after some transactions."""
+
+    def __init__(self, store: CoordinationStore, transactions: int) -> None:
+        self._store = store
+        self._left = transactions
+
+    @property
+    def dead(self) -> bool:
+        return self._left < 0
+
+    async def transact(self, ops: Sequence[Op]) -> list[int]:
+        self._left -= 1
+        if self.dead:
+            raise Unavailable("the store died")
+        return await self._store.transact(ops)
+
+    async def read_many(self, paths: Iterable[str]) -> list[Entry | None]:
+        return await self._store.read_many(paths)
+
+    async def children(self, path: str) -> list[str]:
+        return await self._store.children(path)
+
+    async def read_tree(self, prefix: str) -> dict[str, Entry]:
+        return await self._store.read_tree(prefix)
+
+    async def delete_tree(self, prefix: str) -> None:
+        await self._store.delete_tree(prefix)
+
+    async def ephemeral(self, path: str, value: bytes) -> Registration:
+        return await self._store.ephemeral(path, value)
+
+    def watch(self, path: str) -> Watch:
+        return self._store.watch(path)
+
+    async def campaign(self, path: str, value: bytes) -> Leadership:
+        return await self._store.campaign(path, value)
+
+    async def sync(self, path: str) -> None:
+        await self._store.sync(path)
+
+    @property
+    def connected(self) -> bool:
+        return self._store.connected
+
+    async def close(self) -> None:
+        await self._store.close()
+
+
+def whole(app: ControlPlaneInstance) -> None:
+    """Whatever was interrupted: each bucket has a majority of its owners in their first life."""
+    for bucket in app.feed.state.keyspaces["places"].keyspace.buckets:
+        first_lives = sum(owner.incarnation == 1 for owner in bucket.owners)
+        assert first_lives == 3 or (first_lives == 2 and len(bucket.owners) in (2, 3))
+        assert len(bucket.owners) + len(bucket.pending) == 3
+
+
+async def test_interrupted_after_every_transaction_an_admission_still_ends_well(
+    tmp_path: Path, servers: Servers
+) -> None:
+    nodes = [servers.valkey() for _ in range(3)]
+    async with running(tmp_path) as app:
+        await set_up(app, nodes)
+        await fill(app, nodes, each=5)
+    nodes[0].kill()
+    nodes[0].erase()
+    nodes[0].restart()
+    for number in range(30):
+        if await interrupted_run(tmp_path, transactions=1) == 2:
+            break
+    else:
+        pytest.fail("thirty control planes did not bring it back")
+    assert number >= 5
+    async with running(tmp_path) as app:
+        await until(lambda: "n0" in app.instance.healths, "the map is read")
+        await until(lambda: app.instance.healths["n0"].word == "up", "it is up")
+        await all_equal(app, nodes)
+
+
+async def interrupted_run(folder: Path, transactions: int) -> int:
+    """The node's incarnation after a control plane that died."""
+    options = StoreOptions(cluster=CLUSTER)
+    store = DyingStore(await open_store(f"sqlite://{folder}/store.db", options), transactions)
+    instance = ControlPlaneInstance(
+        store,
+        ClusterPaths(CLUSTER),
+        InstanceRecord("cp-1", "127.0.0.1:1"),
+        store_kind="embedded",
+        probe_interval_ms=50,
+        admission_settle_ms=0,
+        publish=lambda _: None,
+    )
+    instance.start()
+
+    def over() -> bool:
+        nodes = instance.feed.state.nodes
+        return store.dead or ("n0" in nodes and nodes["n0"].node.incarnation == 2)
+
+    try:
+        await until(over, "it died, or the node is back")
+        whole(instance)
+        return instance.feed.state.nodes["n0"].node.incarnation
+    finally:
+        await instance.stop()
+        await store.close()

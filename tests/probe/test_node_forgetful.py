@@ -28,19 +28,20 @@ def suspect(cluster: LocalCluster, node_id: str) -> bool:
     )
 
 
-def test_a_node_that_restarts_empty_stays_out_and_is_shown_so(cluster: LocalCluster) -> None:
-    with load_on(cluster) as load:
-        restart_empty(cluster, "node-1")
-        wait_until(lambda: suspect(cluster, "node-1"), "node-1 is suspect")
-        load.run_for(2_000)
-        assert suspect(cluster, "node-1")
-        history = load.stop()
-        load.read_all()
-    assert history.failures == []
-    assert history.violations() == []
+def test_a_node_that_restarts_empty_beside_a_dead_one_stays_out_and_is_shown_so(
+    cluster: LocalCluster,
+) -> None:
+    cluster.nodes[1].kill()  # some buckets have no majority left to repair it from
+    restart_empty(cluster, "node-1")
+    wait_until(lambda: suspect(cluster, "node-1"), "node-1 is suspect")
+    wait_until(lambda: "no majority left" in detail(cluster, "node-1"), "its repair waits")
+    assert suspect(cluster, "node-1")
+    refused = cluster.dabba("node", "recover", "node-1")
+    assert refused.status == 1
+    assert "--accept-loss" in refused.err
 
     status = cluster.dabba("status", "-o", "json").json
-    (node,) = [node for node in status["nodes"] if node["health"] != "up"]
+    (node,) = [node for node in status["nodes"] if node["health"] == "suspect"]
     assert (node["node"]["id"], node["node"]["state"]) == ("node-1", "SUSPECT")
     assert "restarted empty" in node["detail"]
     assert any("restarted empty" in problem for problem in status["problems"])
@@ -49,6 +50,11 @@ def test_a_node_that_restarts_empty_stays_out_and_is_shown_so(cluster: LocalClus
     assert doctor.status == 1
     assert [finding["subject"] for finding in findings(doctor.json, "node-suspect")] == ["node-1"]
     assert "restarted empty" in findings(doctor.json, "node-suspect")[0]["cause"]
+
+
+def detail(cluster: LocalCluster, node_id: str) -> str:
+    [node] = [node for node in cluster.status().nodes if node.node.id == node_id]
+    return node.detail
 
 
 def findings(doctor: dict[str, Any], name: str) -> list[dict[str, str]]:
@@ -98,12 +104,14 @@ def test_a_flushed_node_is_never_read_as_not_found(cluster: LocalCluster) -> Non
         with redis.Redis(host, int(port)) as node:
             node.flushall()
         wait_until(lambda: suspect(cluster, "node-1"), "node-1 is suspect")
+        assert "FLUSHALL" in cluster.dabba("node", "list").out
         load.run_for(1_000)
+        cluster.wait_trusted()
+        load.run_for(500)
         history = load.stop()
         load.read_all()
     assert history.failures == []
     assert history.violations() == []
-    assert "FLUSHALL" in cluster.dabba("node", "list").out
 
 
 def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(cluster: LocalCluster) -> None:

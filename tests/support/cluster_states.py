@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from buckets.bucket_map import KeyspaceSettings
+from buckets.codec import RangeValue, encode_range
 from buckets.topology import Node
 from control_plane.controllers.cluster_state import (
     ClusterState,
@@ -79,6 +80,9 @@ class StoreContent:
 
     def put_node(self, known: NodeRecord) -> None:
         self.put(PATHS.node(known.node.id), encode_node_record(known))
+
+    def put_range(self, value: RangeValue) -> None:
+        self.put(PATHS.bucket_range(value.keyspace, value.index), encode_range(value))
 
     def plan_keyspace(self, settings: KeyspaceSettings) -> None:
         """The first step of a creation."""
