@@ -46,13 +46,12 @@ class Expected(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One model with its macros. `bitstate`: a search that may miss states, where not all fit."""
+    """One model with its macros. `full`: takes too long for every run of the tests."""
 
     name: str
     macros: tuple[str, ...]
     expected: Expected
     full: bool = False
-    bitstate: bool = False
 
     @property
     def file(self) -> str:
@@ -76,8 +75,8 @@ class Outcome:
     seconds: float
 
 
-def holds(name: str, macros: str, *, full: bool = False, bitstate: bool = False) -> Check:
-    return Check(name, tuple(macros.split()), Expected.HOLDS, full, bitstate)
+def holds(name: str, macros: str, *, full: bool = False) -> Check:
+    return Check(name, tuple(macros.split()), Expected.HOLDS, full)
 
 
 def caught(model: str, rule: str, macros: str) -> Check:
@@ -98,7 +97,7 @@ MOVING = "MOVE APPENDS=1 GETS=1 ATTEMPTS=1"
 MOVING_APPENDS = "MOVE APPENDS=2 GETS=1 ATTEMPTS=1"
 MOVING_GETS = "MOVE APPENDS=1 GETS=2 ATTEMPTS=1"
 SMALL_MOVE = "WRITERS=1 READERS=1"
-MOVE_AND_TWO_READS = "WRITERS=1 READERS=2"
+MOVE_AND_TWO_READS = "WRITERS=1 READERS=2 READERS_IN_TURN"
 
 CHECKS = (
     holds("quorum/overlapping", OVERLAPPING),
@@ -107,7 +106,6 @@ CHECKS = (
     holds("quorum/two-power-cuts", "WRITERS=1 READERS=1 POWER_CUTS=2"),
     holds("quorum/power-cut-two-readers", "WRITERS=1 READERS=2 POWER_CUTS=1", full=True),
     holds("quorum/power-cut-two-writers", "WRITERS=2 READERS=1 POWER_CUTS=1", full=True),
-    holds("quorum/power-cut-all", "WRITERS=2 READERS=2 POWER_CUTS=1", full=True, bitstate=True),
     reached("quorum/all-can-succeed", "WRITERS=2 READERS=2 POWER_CUTS=1"),
     caught("quorum", "NO_WRITE_BACK", NO_CUT),
     caught("quorum", "WRITE_BACK_TO_THOSE_READ", NO_CUT),
@@ -130,7 +128,6 @@ CHECKS = (
     holds("register/move-two-appends", MOVING_APPENDS, full=True),
     holds("register/move-two-gets", MOVING_GETS, full=True),
     holds("register/move-retries", "MOVE APPENDS=1 GETS=1 ATTEMPTS=2", full=True),
-    holds("register/move-three-owners", f"{MOVING} THREE_OWNERS", full=True, bitstate=True),
     reached("register/move-all-can-succeed", MOVING),
     caught("register", "NO_FENCE", MOVING),
     caught("register", "ONE_STEP", MOVING),
@@ -138,7 +135,7 @@ CHECKS = (
     caught("register", "PREPARE_ON_READ_NEEDS", MOVING_APPENDS),
     caught("register", "READ_DESPITE_A_PROMISE", MOVING_GETS),
     holds("move/one-of-each", SMALL_MOVE),
-    holds("move/two-readers", f"{MOVE_AND_TWO_READS} READERS_IN_TURN", full=True),
+    holds("move/two-readers", MOVE_AND_TWO_READS, full=True),
     reached("move/all-can-succeed", MOVE_AND_TWO_READS),
     caught("move", "NO_FENCE", SMALL_MOVE),
     caught("move", "SINGLE_COPY_SOURCE", SMALL_MOVE),
@@ -186,21 +183,19 @@ def build(check: Check, models: Path, folder: Path) -> Path:
     if not (folder / check.file).exists():
         raise Failed(f"there is no {check.file} in {models}")
     tool(["spin", "-a", *(f"-D{macro}" for macro in check.macros), check.file], folder)
-    # BITSTATE and COLLAPSE exclude each other; -w: warnings are about the code that spin writes.
-    stored = "-DBITSTATE" if check.bitstate else "-DCOLLAPSE"
-    tool(
-        ["gcc", "-O1", "-w", "-DSAFETY", stored, f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c"],
-        folder,
-    )
+    # -w: the warnings would be about the code that spin writes. COLLAPSE: states stored packed.
+    # Counter-examples are found so early that optimizing the search would cost more than it saves.
+    speed = "-O1" if check.expected is Expected.HOLDS else "-O0"
+    options = [speed, "-w", "-DSAFETY", "-DCOLLAPSE", f"-DMEMLIM={MEMORY_MB}"]
+    tool(["gcc", *options, "-o", "pan", "pan.c"], folder)
     return folder / "pan"
 
 
-def search(verifier: Path, check: Check) -> str:
+def search(verifier: Path) -> str:
     """Everything the verifier says; "" if it did not end in time."""
-    size = ["-w33", "-k3"] if check.bitstate else ["-w22"]
     try:
         done = subprocess.run(
-            [str(verifier), f"-m{MAX_DEPTH}", "-n", *size],
+            [str(verifier), f"-m{MAX_DEPTH}", "-n", "-w22"],
             cwd=verifier.parent,
             capture_output=True,
             text=True,
@@ -251,7 +246,7 @@ def run(check: Check, models: Path, *, trace: bool = False) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="models-") as name:
         folder = Path(name)
         started = time.monotonic()
-        said = search(build(check, models, folder), check)
+        said = search(build(check, models, folder))
         outcome = judge(check, said, time.monotonic() - started)
         if trace and outcome.found:
             macros = [f"-D{macro}" for macro in check.macros]
@@ -264,7 +259,7 @@ def row(outcome: Outcome) -> str:
     verdict = "ok" if outcome.as_expected else "WRONG"
     return (
         f"{verdict:5} {outcome.check:40} {outcome.expected:8} {outcome.states:>11,}"
-        f" {outcome.depth:>5} {outcome.seconds:>6.1f}  {words[:60]}"
+        f" {outcome.depth:>5} {outcome.seconds:>6.1f}  {words[:40]}"
     )
 
 

@@ -1,6 +1,6 @@
 /*
  * Keyspaces of mode `linearizable`: one key, a register in the manner of CASPaxos, standing still or, with MOVE, while
- * its bucket moves in four stages: from owner 0 to owner 3 or, with THREE_OWNERS, from 0, 1, 2 to 0, 1, 3.
+ * its bucket moves in four stages: from owner 0 to owner 3.
  *
  * The value is the list of the changes that made it, as digits of base 4, the latest last; so a value tells its history.
  * What clients are told must be one chain of such lists, and every answer must continue what was told before its
@@ -43,7 +43,7 @@
 
 #define BIT(r) (1 << (r))
 #define IN(set, r) (((set) >> (r)) & 1)
-#if defined(MOVE) && !defined(THREE_OWNERS)
+#ifdef MOVE
 #define OWNS(r) ((r) == 0 || (r) == 3)
 #define OLD_MAJORITY(a, b, c) (a)
 #define NEW_MAJORITY(a, b, d) (d)
