@@ -259,7 +259,7 @@ def row(outcome: Outcome) -> str:
     verdict = "ok" if outcome.as_expected else "WRONG"
     return (
         f"{verdict:5} {outcome.check:40} {outcome.expected:8} {outcome.states:>11,}"
-        f" {outcome.depth:>5} {outcome.seconds:>6.1f}  {words[:40]}"
+        f" {outcome.depth:>5} {outcome.seconds:>6.1f}  {words[:60]}"
     )
 
 

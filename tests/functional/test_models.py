@@ -61,13 +61,11 @@ def test_an_error_where_the_rules_are_kept_fails(tmp_path: Path) -> None:
     assert "NOT as they must be: register/two-appends" in done.stdout
 
 
-def test_a_search_that_breaks_off_proves_nothing(tmp_path: Path) -> None:
-    models = mended("move.pml", "#define REPLICAS 4", tmp_path)
-    model = models / "move.pml"
-    model.write_text(model.read_text().replace("NEVER_DEFINED", "#define REPLICAS 3"))
-    done = run("--only", "move/one-step", "--models", str(models))
-    assert done.returncode in (1, 2)
-    assert "all as they must be" not in done.stdout
+def test_a_model_that_gets_stuck_where_it_must_not_fails(tmp_path: Path) -> None:
+    models = mended("move.pml", "end_gathering", tmp_path)
+    done = run("--only", "move/one-of-each", "--models", str(models))
+    assert done.returncode == 1
+    assert "another error: pan:1: invalid end state" in done.stdout
 
 
 def test_missing_tools_are_named(tmp_path: Path) -> None:
