@@ -44,11 +44,6 @@ def tally(needs: Needs, acked: int, failed: int) -> int:
     return verdict
 
 
-def still_needed(needs: Needs, acked: int) -> int:
-    """How many acknowledgements are missing at least, over all groups."""
-    return sum(max(0, need - (acked & members).bit_count()) for members, need in needs)
-
-
 def smallest_set(needs: Needs, preference: tuple[int, ...]) -> int:
     """Mask of slots, taken greedily in order of `preference`, whose acknowledgements meet `needs`.
 
