@@ -1,6 +1,7 @@
 """The admin door: HTTP on loopback, as Envoy's users know it. GET never changes anything."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from starlette.routing import Route
 
 from buckets.bucket_map import Bucket, BucketMap, Owner
 from sidecar.config import SidecarConfig
+from sidecar.hint_stats import hints_page
 from sidecar.metrics import prometheus_text
 from sidecar.stats import WorkerStats
 
@@ -55,6 +57,7 @@ def admin_app(source: AdminSource) -> Starlette:
             Route("/config_dump", pages.config_dump),
             Route("/map", pages.map),
             Route("/nodes", pages.nodes),
+            Route("/hints", pages.hints),
             Route("/drain", pages.drain, methods=["POST"]),
             Route("/quitquitquit", pages.quit, methods=["POST"]),
         ]
@@ -67,13 +70,16 @@ class _Pages:
         self._draining: asyncio.Future[None] | None = None
 
     async def index(self, request: Request) -> Response:
-        pages = "/ready /live /stats /stats/prometheus /config_dump /map /nodes"
+        pages = "/ready /live /stats /stats/prometheus /config_dump /map /nodes /hints"
         return PlainTextResponse(f"GET {pages}\nPOST /drain /quitquitquit\n")
 
     async def ready(self, request: Request) -> Response:
         missing = self._source.ready()
         if missing:
             return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
+        hints = self._source.stats().hints
+        if hints.state != "on":  # it serves; but what an owner misses now is found by repair alone
+            return PlainTextResponse(f"ready\nhints {hints.state}: {hints.problem}\n")
         return PlainTextResponse("ready\n")
 
     async def live(self, request: Request) -> Response:
@@ -97,6 +103,10 @@ class _Pages:
 
     async def nodes(self, request: Request) -> Response:
         return Json(msgspec.to_builtins(self._source.stats().nodes))
+
+    async def hints(self, request: Request) -> Response:
+        now_ms = time.time_ns() // 1_000_000
+        return Json(hints_page(self._source.stats().hints, self._source.bucket_map(), now_ms))
 
     async def drain(self, request: Request) -> Response:
         if self._draining is None:

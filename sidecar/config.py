@@ -33,6 +33,8 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     default_timeout_ms: int = 1000  # of requests that bring no deadline
     drain_timeout_ms: int = 10_000  # on SIGTERM, for what is in flight
     max_connections: int = 10_000  # per door and worker
+    hint_log_bytes: int = 256 << 20  # per worker, of writes kept for owners that missed them
+    hint_age_ms: int = 3 * 3_600_000  # older ones are dropped, and their buckets marked
     allow_remote: bool = False  # doors on addresses other than loopback
 
 
@@ -41,6 +43,8 @@ _BOUNDS = {
     "default_timeout_ms": (1, 600_000),
     "drain_timeout_ms": (0, 600_000),
     "max_connections": (1, 1_000_000),
+    "hint_log_bytes": (1 << 20, 1 << 40),
+    "hint_age_ms": (1000, 30 * 86_400_000),
 }
 _ADDRESSES = ("grpc", "redis", "admin")
 

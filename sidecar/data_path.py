@@ -15,6 +15,7 @@ from replicas.version import WRITER_BYTES
 from sidecar.clock_file import DurableClock
 from sidecar.config import SidecarConfig
 from sidecar.core.coordinator import Coordinator
+from sidecar.hinting import Hinting
 from sidecar.listeners import Listeners
 from sidecar.net.data_service import DataService
 from sidecar.net.grpc_door import GrpcDoor
@@ -33,10 +34,18 @@ SERVICE_NAME = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
 
 
 class DataPath:
-    """One worker's data path. `learn` takes map entries (BucketEntry bytes) seen on replicas."""
+    """One worker's data path. `learn` takes map entries (BucketEntry bytes) seen on replicas.
+
+    `worker` is the worker's number; 0 is the first process.
+    """
 
     def __init__(
-        self, config: SidecarConfig, clock_file: Path | None, learn: Callable[[bytes], object]
+        self,
+        config: SidecarConfig,
+        clock_file: Path | None,
+        learn: Callable[[bytes], object],
+        *,
+        worker: int = 0,
     ) -> None:
         self._config = config
         self._clock = DurableClock(secrets.token_bytes(WRITER_BYTES), clock_file)
@@ -47,6 +56,7 @@ class DataPath:
             monotonic=time.monotonic,
             default_timeout_ms=config.default_timeout_ms,
         )
+        self.hints = Hinting(config, worker, self.core, wall_ms=wall_ms, monotonic=time.monotonic)
         self.health = HealthService()
         self.grpc_door = self._make_grpc_door()
         limits = RespLimits(connections=config.max_connections)
@@ -67,6 +77,7 @@ class DataPath:
         """Open the doors; calls wait for the first map up to their deadlines."""
         self._links = Links(self.core, self._learn)
         self.core.learner = self._links
+        self.hints.start()
         loop = asyncio.get_running_loop()
         self._servers.append(await loop.create_server(self.grpc_door, sock=listeners.grpc))
         await self.redis_door.listen_socket(listeners.redis)
@@ -107,7 +118,7 @@ class DataPath:
 
     def stats(self) -> WorkerStats:
         """What this worker counted."""
-        return worker_stats(self.core, self.grpc_door, self.redis_door)
+        return worker_stats(self.core, self.grpc_door, self.redis_door, self.hints.view())
 
     async def drain(self) -> None:
         """Take no new connection, finish what is under way, then close; bounded in time."""
@@ -133,12 +144,15 @@ class DataPath:
         await self.redis_door.close()
 
     async def stop(self) -> None:
-        """Drain, then let go of the replicas."""
+        """Drain, replay hints in what is left of the time, then let go of the replicas."""
+        ends_at = time.monotonic() + self._config.drain_timeout_ms / 1000
         await self.drain()
+        await self.hints.finish(max(0.0, ends_at - time.monotonic()))
         for timer in self._timers:
             timer.cancel()
         if self._links is not None:
             await self._links.close()
+        await self.hints.close()
         self._clock.settle()
 
 

@@ -16,6 +16,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from sidecar.core.hints import ONLY_COPY
 from sidecar.stats import WorkerStats
 
 _HELP = {
@@ -56,6 +57,7 @@ class _Families(Collector):
         yield _histogram("write", stats.write_latency, stats.write_seconds)
         yield from self._doors()
         yield from self._nodes()
+        yield from self._hints()
         yield from self._gauges()
 
     def _doors(self) -> Iterator[Metric]:
@@ -84,6 +86,32 @@ class _Families(Collector):
             up.add_metric(label, float(node.health == "connected"))
             latency.add_metric(label, node.latency_ms / 1000)
         yield from (*counts.values(), up, latency)
+
+    def _hints(self) -> Iterator[Metric]:
+        hints = self._stats.hints
+        for name, value in hints.counters.items():
+            text = f"Hints {name.replace('_', ' ')}"
+            yield CounterMetricFamily(f"dabbawala_hints_{name}", text, value=value)
+        names = {node.number: node.id for node in self._stats.nodes} | {ONLY_COPY: ""}
+        waiting = GaugeMetricFamily(
+            "dabbawala_hints_waiting",
+            "Hints that wait for a node; for none: only copies, of level ANY",
+            labels=["node"],
+        )
+        oldest = GaugeMetricFamily(
+            "dabbawala_hints_oldest_timestamp_seconds", "When it was made", labels=["node"]
+        )
+        for node in hints.nodes:
+            label = [names.get(node.node, f"#{node.node}")]
+            waiting.add_metric(label, node.count)
+            oldest.add_metric(label, node.oldest_ms / 1000)
+        yield from (waiting, oldest)
+        for name, text, number in (
+            ("hints_bytes", "Bytes that hints take of their bound", hints.size_bytes),
+            ("hints_kept", "1: hints are kept", int(hints.state == "on")),
+            ("needs_repair_buckets", "Buckets that lost a hint", len(hints.marks)),
+        ):
+            yield GaugeMetricFamily(f"dabbawala_{name}", text, value=number)
 
     def _gauges(self) -> Iterator[Metric]:
         stats = self._stats

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import msgspec
 
+from sidecar.background.hint_ledger import HintsView
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.counters import LATENCY_BUCKETS
+from sidecar.hint_stats import merge_hints
 from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.resp_door import RespDoor
 
@@ -20,6 +22,7 @@ class NodeStats(msgspec.Struct):
     """One node as the workers see it. `latency_ms` is a moving average."""
 
     id: str
+    number: int
     zone: str
     address: str
     health: str
@@ -42,6 +45,7 @@ class WorkerStats(msgspec.Struct):
     grpc: dict[str, int]
     redis: dict[str, int]
     nodes: list[NodeStats]
+    hints: HintsView
     active: int
     map_revision: int
     resident_bytes: int
@@ -63,7 +67,9 @@ _COUNTED = (
 )
 
 
-def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -> WorkerStats:
+def worker_stats(
+    core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor, hints: HintsView
+) -> WorkerStats:
     """The counts of this process."""
     counters = core.counters
     return WorkerStats(
@@ -78,6 +84,7 @@ def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -
         nodes=[
             NodeStats(
                 id=peer.node.id,
+                number=peer.node.number,
                 zone=peer.node.zone,
                 address=peer.node.address,
                 health=peer.health,
@@ -89,6 +96,7 @@ def worker_stats(core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor) -
             )
             for peer in core.peers.values()
         ],
+        hints=hints,
         active=core.active,
         map_revision=core.map.revision if core.map is not None else 0,
         resident_bytes=resident_bytes(),
@@ -123,6 +131,7 @@ def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
         total.map_revision = min(total.map_revision, other.map_revision)
         total.resident_bytes += other.resident_bytes
         total.workers += other.workers
+        total.hints = merge_hints(total.hints, other.hints)
         _add_nodes(total, other)
     return total
 

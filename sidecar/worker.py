@@ -30,7 +30,8 @@ async def serve(order: WorkerOrder) -> None:
     def learn(entry: bytes) -> None:
         writer.write(frame(ENTRY, entry))
 
-    path = DataPath(order.config, clock_path(order.config.state_dir, order.index), learn)
+    clock_file = clock_path(order.config.state_dir, order.index)
+    path = DataPath(order.config, clock_file, learn, worker=order.index)
     await path.start(
         Listeners(
             join_tcp(order.grpc),

@@ -23,10 +23,10 @@ from sidecar.core.route import Route
 
 log = structlog.get_logger("hints")
 
-RATE_PER_S: Final = 4000.0
-TURN_S: Final = 0.01
+RATE_PER_S: Final = 2000.0
+TURN_S: Final = 0.005
 IDLE_S: Final = 0.25
-READ_AT_ONCE: Final = 256
+READ_AT_ONCE: Final = 512
 FIRST_REST_S: Final = 0.25
 MAX_REST_S: Final = 15.0
 LEFT_IN_A_ROW: Final = 128
@@ -70,7 +70,7 @@ class HintDrain:
     async def finish(self, timeout_s: float) -> int:
         """Replay without the budget until nothing is left that could be; how many hints are."""
         await self.log.flush()
-        self.budget = Budget(float("inf"), burst=float("inf"))
+        self.budget = Budget(1e9, burst=1e9)
         for replay in self._nodes.values():
             replay.rest_until = 0.0
         ends_at = self.clock() + timeout_s
@@ -135,12 +135,13 @@ class _NodeReplay:
         if self.idle and self.drain.clock() < self.rest_until:
             return False
         self._send()
-        if not self._queue and self.reading is None:
-            if not self._ended:
-                self.reading = asyncio.create_task(self._read(), name=f"hints-{self.node}")
-            elif not self.pace.in_flight:
-                self._end_pass()
+        if not self._queue and self.reading is None and self._ended and not self.pace.in_flight:
+            self._end_pass()
         return True
+
+    def _read_ahead(self) -> None:
+        if len(self._queue) < READ_AT_ONCE // 2 and self.reading is None and not self._ended:
+            self.reading = asyncio.create_task(self._read(), name=f"hints-{self.node}")
 
     def _reachable(self) -> bool:
         peer = self.drain.router.peers.get(self.node)
@@ -182,6 +183,7 @@ class _NodeReplay:
             self.pace.sent(size_bytes)
             _Replay(self, queue.popleft()).start()
         self._sending = False
+        self._read_ahead()
 
     def replayed(self, replay: "_Replay", *, settled: bool, failed: bool) -> None:
         """One replay has all its answers."""

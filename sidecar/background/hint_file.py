@@ -22,6 +22,8 @@ APPLICATION_ID: Final = 0x44616248  # "DabH", as `file` and PRAGMA application_i
 SCHEMA_VERSION: Final = 1
 EVERYWHERE: Final = ("", -1)  # the mark of all buckets: which of them lost a hint is not known
 _CHECKSUM_BYTES: Final = 8
+PAGE_BYTES: Final = 1 << 20
+_RECORD_COLUMN: Final = 6
 _EXPIRE_AT_ONCE: Final = 1000
 _TABLES: Final = {"hints", "marks", "meta"}
 
@@ -97,6 +99,7 @@ class Page(NamedTuple):
     hints: list[StoredHint]
     last_id: int
     corrupt: list[tuple[int, Place]]  # id of the row, and its place (EVERYWHERE: not known)
+    more: bool = False  # it is full: there may be more
 
 
 class Group(NamedTuple):
@@ -133,13 +136,25 @@ class HintFile:
         return removed
 
     def read(self, node: int, after_id: int, count: int) -> Page:
-        """Up to `count` hints for `node` with ids above `after_id`, each checked."""
+        """Up to `count` hints for `node` with ids above `after_id`, each checked.
+
+        Fewer when they are large: not more than one beyond PAGE_BYTES.
+        """
+        rows: list[tuple[object, ...]] = []
+        size_bytes = 0
         with self._errors():
-            rows = self._connection.execute(
+            found = self._connection.execute(
                 f"SELECT {COLUMNS} FROM hints WHERE node = ? AND id > ? ORDER BY id LIMIT ?",
                 (node, after_id, count),
-            ).fetchall()
-        return page_of(rows, after_id)
+            )
+            for row in found:
+                rows.append(row)
+                size_bytes += len(row[_RECORD_COLUMN])
+                if size_bytes > PAGE_BYTES:
+                    break
+            found.close()
+        full = len(rows) == count or size_bytes > PAGE_BYTES
+        return page_of(rows, after_id)._replace(more=full)
 
     def expire(self, cutoff_ms: int, now_ms: int) -> list[Group]:
         """Drop what was made at `cutoff_ms` or before, marking its buckets in the same commit.

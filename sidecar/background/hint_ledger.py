@@ -51,7 +51,7 @@ class MarkView(msgspec.Struct):
 class HintsView(msgspec.Struct):
     """Everything about one worker's hints."""
 
-    state: str  # on, failing, off
+    state: str  # on, opening, failing, off
     problem: str  # why not "on"
     size_bytes: int
     bound_bytes: int

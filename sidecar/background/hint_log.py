@@ -29,10 +29,11 @@ from sidecar.background.hint_file import (
     open_hint_file,
 )
 from sidecar.background.hint_ledger import HintsView, Ledger
-from sidecar.background.hint_salvage import start_over
+from sidecar.background.hint_salvage import start_over, take_over
 from sidecar.core.hints import Hint, HintBounds
 
 BATCH_BYTES: Final = 4 << 20
+GATHER_S: Final = 0.1
 AGE_INTERVAL_S: Final = 10.0
 FIRST_RETRY_S: Final = 0.2
 MAX_RETRY_S: Final = 10.0
@@ -76,6 +77,7 @@ class HintLog:
         self._work = asyncio.Event()
         self._flushes: list[asyncio.Future[None]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._gathering: asyncio.TimerHandle | None = None
         self._closing = False
         self._recount = False
         self._distrust: HintFileError | None = None  # the file must be opened anew
@@ -149,8 +151,7 @@ class HintLog:
         for row_id, place in page.corrupt:
             self._corrupt_row(row_id, place, node)
         waiting = [stored for stored in page.hints if stored.id not in self._removes]
-        rows = len(page.hints) + len(page.corrupt)
-        return waiting, page.last_id if rows == count else 0
+        return waiting, page.last_id if page.more else 0
 
     def _corrupt_row(self, row_id: int, place: Place, node: int) -> None:
         self.ledger.counters["corrupt"] += 1
@@ -163,19 +164,31 @@ class HintLog:
     def remove(self, stored: StoredHint, instead: Sequence[Hint] = ()) -> None:
         """Its owner has it: drop the row, and keep `instead` for the owners that have it not.
 
-        All in one commit: a crash leaves either. Not bounded: it takes the place of the row.
+        All in one commit: a crash leaves either. Not bounded: it takes the place of the row. It is
+        not urgent either, since a hint that is replayed twice is the same write: removals gather
+        for a while, so that they share an fsync and leave the thread to the reads of the replay.
         """
         self._removes[stored.id] = stored.hint
         self._moves += instead
+        if self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(GATHER_S, self._gathered)
+
+    def _gathered(self) -> None:
+        self._gathering = None
         self._work.set()
 
     # --- life
 
-    async def start(self) -> None:
-        """Open the file and begin to write; returns when it is open or has failed."""
+    async def start(self, left_behind: Sequence[Path] = ()) -> None:
+        """Open the file and begin to write; returns when it is open or has failed.
+
+        `left_behind`: files of workers that are no more; what they hold is taken over.
+        """
         if self.path is None:
             return
-        await self._open()
+        if await self._open():
+            await self._take_over(left_behind)
         self._writer = asyncio.create_task(self._write_forever(), name="hint-log")
         self._writer.add_done_callback(self._ended)
 
@@ -195,6 +208,8 @@ class HintLog:
         if self._writer is not None:
             self._writer.cancel()
             await asyncio.wait({self._writer})
+        if self._gathering is not None:
+            self._gathering.cancel()
         await self._close_file()
         self._thread.shutdown()
 
@@ -208,9 +223,8 @@ class HintLog:
 
     def view(self) -> HintsView:
         """For the admin door."""
-        state = "on" if not self.problem else "off" if self.path is None else "failing"
         return HintsView(
-            state=state,
+            state=self._state(),
             problem=self.problem,
             size_bytes=self.ledger.size_bytes,
             bound_bytes=self.bounds.size_bytes,
@@ -219,6 +233,11 @@ class HintLog:
             marks=self.ledger.mark_views(),
             counters=dict(self.ledger.counters),
         )
+
+    def _state(self) -> str:
+        if self.problem:
+            return "off" if self.path is None else "failing"
+        return "on" if self._file is not None else "opening"
 
     # --- writing
 
@@ -402,6 +421,17 @@ class HintLog:
             kept=salvaged.kept,
             corrupt=salvaged.corrupt,
         )
+
+    async def _take_over(self, left_behind: Sequence[Path]) -> None:
+        for path in left_behind:
+            try:
+                await self._in_thread(take_over, self._file, path, self._cluster, self._wall_ms())
+            except HintFileError as error:
+                log.error("hints of a former worker left where they are", why=str(error))
+            else:
+                log.info("hints of a former worker taken over", file=path.name)
+        if left_behind:
+            await self._count_anew()
 
     async def _count_anew(self) -> None:
         self.ledger.load(*await self._in_thread(_count, self._file))

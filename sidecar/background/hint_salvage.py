@@ -61,6 +61,24 @@ def start_over(path: Path, cluster: str, why: HintFileError, now_ms: int) -> Sal
     return Salvaged(file, aside, kept, corrupt)
 
 
+def take_over(file: HintFile, path: Path, cluster: str, now_ms: int) -> None:
+    """Move all that the file at `path` holds to `file`. Raises HintFileError.
+
+    A crash in between leaves some in both: a hint that is replayed twice is the same write.
+    """
+    other = open_hint_file(path, cluster)
+    try:
+        marks = {mark.place: mark for mark in file.marks() + other.marks()}
+        for page in other.all_rows():
+            for _, place in page.corrupt:
+                marks[place] = Mark(*place, "its hint failed the checksum", now_ms, 1)
+            file.commit(Batch([stored.hint for stored in page.hints]))
+        file.commit(Batch(marks=list(marks.values())))
+    finally:
+        other.close()
+    path.unlink(missing_ok=True)
+
+
 def _keep(file: HintFile, batch: Batch, hints: list[Hint]) -> int:
     batch.adds += hints
     if len(batch.adds) >= _ROWS_AT_ONCE:

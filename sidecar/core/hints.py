@@ -202,7 +202,7 @@ class Budget:
 
     __slots__ = ("_last_s", "_tokens", "burst", "rate_per_s")
 
-    def __init__(self, rate_per_s: float, burst: float = 32.0) -> None:
+    def __init__(self, rate_per_s: float, burst: float = 16.0) -> None:
         self.rate_per_s = rate_per_s
         self.burst = burst
         self._tokens = burst

@@ -55,8 +55,12 @@ def hint(
 
 
 async def all_of(hints: HintLog, node: int = 3) -> list[Hint]:
-    stored, _ = await hints.read(node, 0, 100_000)
-    return [one.hint for one in stored]
+    found: list[Hint] = []
+    stored, after = await hints.read(node, 0, 1000)
+    while after:
+        found += [one.hint for one in stored]
+        stored, after = await hints.read(node, after, 1000)
+    return found + [one.hint for one in stored]
 
 
 def marked(hints: HintLog) -> dict[tuple[str, int], str]:

@@ -1,0 +1,81 @@
+"""The hints of one worker process: their log, their replay, and when each begins and ends."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from sidecar.background.hint_drain import HintDrain
+from sidecar.background.hint_ledger import HintsView
+from sidecar.background.hint_log import HintLog
+from sidecar.config import SidecarConfig
+from sidecar.core.coordinator import Coordinator
+from sidecar.core.hints import HintBounds
+
+log = structlog.get_logger("hints")
+
+
+class Hinting:
+    """Make it, `start` it once links are being kept, `finish` and `close` it before they go."""
+
+    def __init__(
+        self,
+        config: SidecarConfig,
+        worker: int,
+        core: Coordinator,
+        *,
+        wall_ms: Callable[[], int],
+        monotonic: Callable[[], float],
+    ) -> None:
+        path = hint_path(config.state_dir, worker)
+        bounds = HintBounds(size_bytes=config.hint_log_bytes, age_ms=config.hint_age_ms)
+        self.log = HintLog(path, config.cluster, wall_ms=wall_ms, bounds=bounds)
+        self._drain = HintDrain(self.log, core, monotonic)
+        self._left_behind = _without_worker(config) if worker == 0 else []
+        self._running: asyncio.Task[None] | None = None
+        core.hints = self.log
+
+    def start(self) -> None:
+        """Open the log and replay; what is hinted before it is open waits in memory."""
+        self._running = asyncio.create_task(self._run(), name="hints")
+
+    async def _run(self) -> None:
+        await self.log.start(self._left_behind)
+        await self._drain.run()
+
+    async def finish(self, timeout_s: float) -> None:
+        """Replay what can be, within this time. What is left stays on disk."""
+        await self._stop_running()
+        left = await self._drain.finish(timeout_s)
+        if left:
+            log.warning("hints are left for the next start", hints=left)
+
+    async def close(self) -> None:
+        """Write what came last, and let go of the file."""
+        await self._stop_running()
+        await self._drain.close()
+        await self.log.close()
+
+    async def _stop_running(self) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            running.cancel()
+            await asyncio.wait({running})
+
+    def view(self) -> HintsView:
+        """For the admin door and metrics."""
+        return self.log.view()
+
+
+def hint_path(state_dir: str, worker: int) -> Path | None:
+    """Where worker number `worker` keeps its hints; None: nowhere."""
+    return Path(state_dir) / f"hints-{worker}.db" if state_dir else None
+
+
+def _without_worker(config: SidecarConfig) -> list[Path]:
+    """Files of workers that are not started any more, because there are fewer now."""
+    if not config.state_dir:
+        return []
+    kept = {hint_path(config.state_dir, worker) for worker in range(config.workers)}
+    return sorted(set(Path(config.state_dir).glob("hints-*.db")) - kept)
