@@ -134,10 +134,12 @@ class Field:
     def resident_bytes(self) -> dict[str, int]:
         """Memory of every proxy now."""
         pids = {name: peer.pid for name, peer in self.proxies.items()}
-        return {
-            name: Usage(pid).resident_bytes()
-            for name, pid in {"sidecar": self.cluster.sidecar_pid, **pids}.items()
+        pids |= {
+            "grpc.aio echo": self.peers.grpc_aio_echo.pid,
+            "door echo": self.peers.door_echo.pid,
         }
+        pids["sidecar"] = self.cluster.sidecar_pid
+        return {name: Usage(pid).resident_bytes() for name, pid in pids.items()}
 
 
 def run(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome:

@@ -67,14 +67,10 @@ def local_cluster(folder: Path) -> Iterator[Cluster]:
         environment[name] = str(folder)
     command = [*_DABBA, "dev", "-o", "json", "--nodes", str(NODES)]
     with running("dabba-dev", command, folder, environment=environment) as process:
-        text = read_line(process, "dabba dev")
-        assert process.stdout is not None  # read_line has read it
+        log = folder / "dabba-dev.log"
+        text = ""
         while not text.endswith("\n}\n"):
-            line = process.stdout.readline().decode()
-            if not line:
-                log = (folder / "dabba-dev.log").read_text()
-                raise BenchFailed(f"dabba dev ended with status {process.wait()}: {log}")
-            text += line
+            text += read_line(process, "dabba dev", log)
         facts = msgspec.json.decode(text.encode())
         cluster = Cluster(
             _port(facts["sidecar"]["redis"]),

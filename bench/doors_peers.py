@@ -4,7 +4,6 @@ Envoy and twemproxy share six Valkeys, as many as the sidecar has; each finds it
 key there. HAProxy and "straight" share one Valkey. Two gRPC servers answer with what they are sent.
 """
 
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -121,7 +120,6 @@ def _address(port: int) -> dict[str, object]:
 
 def _echo(stack: ExitStack, folder: Path, engine: str) -> Peer:
     command = [sys.executable, "-P", "-m", "bench.grpc_echo", "--serve", engine]
-    process: subprocess.Popen[bytes] = stack.enter_context(
-        running(f"echo-{engine}", command, folder)
-    )
-    return Peer(int(read_line(process, f"the echo of {engine}")), process.pid)
+    name = f"echo-{engine}"
+    process = stack.enter_context(running(name, command, folder))
+    return Peer(int(read_line(process, name, folder / f"{name}.log")), process.pid)

@@ -19,6 +19,7 @@ START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 15.0
 CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _POLL_S = 0.02
+_LAST_WORDS = 2_000
 
 
 class BenchFailed(Exception):
@@ -122,10 +123,11 @@ def wait_until(
     raise BenchFailed(f"not within {timeout_s:.0f} s: {what} ({last})")
 
 
-def read_line(process: "subprocess.Popen[bytes]", what: str) -> str:
-    """The first line that a server prints; raises BenchFailed if it ends without."""
+def read_line(process: "subprocess.Popen[bytes]", what: str, log: Path) -> str:
+    """The next line that a server prints; raises BenchFailed if it ends without."""
     assert process.stdout is not None  # running() has given it a pipe
     line = process.stdout.readline().decode()
     if not line:
-        raise BenchFailed(f"{what} ended with status {process.wait()} before it was ready")
+        words = log.read_text()[-_LAST_WORDS:]
+        raise BenchFailed(f"{what} ended with status {process.wait()} before it was ready: {words}")
     return line

@@ -15,16 +15,16 @@ from bench.report import Figure, Report, show
 
 # Name, what it says, and the bound with its direction.
 REACH: Mapping[str, tuple[str, float, bool]] = {
-    "D1": ("Redis GET at ONE, 50 clients: sidecar / Envoy", 1.1, True),
-    "D1_cpu": ("the same, CPU per operation", 0.95, False),
-    "D2": ("with pipelines of 16: sidecar / Envoy", 1.0, True),
-    "D2_cpu": ("the same, CPU per operation", 1.0, False),
-    "D3": ("Redis GET at ONE, 50 clients: sidecar / twemproxy", 0.95, True),
-    "D3_cpu": ("the same, CPU per operation", 1.1, False),
-    "D4": ("gRPC Get at QUORUM, 64 streams: sidecar / grpc.aio echo", 4.0, True),
-    "D5": ("the same / our door answering an echo", 0.7, True),
-    "D6": ("Redis GET one at a time, p50: sidecar / straight", 2.2, False),
-    "D7": ("resident memory of the sidecar with the wide map", 80.0, False),
+    "D1": ("GET at ONE / Envoy", 1.1, True),
+    "D1_cpu": ("the same, CPU", 0.95, False),
+    "D2": ("pipelines of 16 / Envoy", 1.0, True),
+    "D2_cpu": ("the same, CPU", 1.0, False),
+    "D3": ("GET at ONE / twemproxy", 0.95, True),
+    "D3_cpu": ("the same, CPU", 1.1, False),
+    "D4": ("gRPC Get at QUORUM / grpc.aio echo", 4.0, True),
+    "D5": ("the same / an echo of our door", 0.7, True),
+    "D6": ("GET one at a time, p50 / straight", 2.2, False),
+    "D7": ("memory with the wide map", 80.0, False),
 }
 _WIDTH = 120
 

@@ -22,22 +22,21 @@ class Contender:
     per_s: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     cpu_s_per_100k: list[float] = field(default_factory=list)
+    expected_per_s: float = 0.0
 
     def warm_up(self, operations: int) -> None:
-        """A short run that counts for nothing but the first estimate of the rate."""
-        self._estimate_per_s = self.load.run(operations).per_s
-
-    _estimate_per_s: float = 0.0
+        """A short run that counts for nothing but what rate to expect."""
+        self.expected_per_s = self.load.run(operations).per_s
 
     def measure(self, seconds: float) -> None:
         """One run of about so long, as the last one lets expect."""
-        operations = max(LEAST_OPERATIONS, round(self._estimate_per_s * seconds))
+        operations = max(LEAST_OPERATIONS, round(self.expected_per_s * seconds))
         before_s = self.usage.cpu_s()
         ran = self.load.run(operations)
         # Less than a tick of the clock can not be seen.
         used_s = max(self.usage.cpu_s() - before_s, 1 / CLOCK_TICKS_PER_S)
         self.load.check()
-        self._estimate_per_s = ran.per_s
+        self.expected_per_s = ran.per_s
         self.per_s.append(ran.per_s)
         self.p50_ms.append(ran.p50_ms)
         self.cpu_s_per_100k.append(used_s * 100_000 / ran.operations)
