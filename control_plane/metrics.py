@@ -34,6 +34,24 @@ class InstanceCollector(Collector):
         creating = sum(ks.creating for ks in view.state.keyspaces.values())
         yield _gauge("keyspaces", "Published keyspaces.", len(view.state.keyspaces) - creating)
         yield _gauge("keyspaces_creating", "Keyspaces whose fences are not all made.", creating)
+        yield _gauge("nodes_in_repair", "Nodes that are being taken back.", len(view.admissions))
+        yield from _divergence(view)
+
+
+def _divergence(view: View) -> Iterator[GaugeMetricFamily]:
+    """Of the buckets whose copies differed when they were last compared."""
+    labels = ["keyspace", "bucket"]
+    keys = GaugeMetricFamily("dabbawala_diverged_keys", "Keys that differed.", labels=labels)
+    oldest = GaugeMetricFamily(
+        "dabbawala_diverged_oldest_timestamp_seconds",
+        "Time of the oldest version that a copy lacked.",
+        labels=labels,
+    )
+    for (keyspace, bucket), found in sorted(view.diverged.items()):
+        keys.add_metric([keyspace, str(bucket)], found.keys)
+        oldest.add_metric([keyspace, str(bucket)], found.oldest_ms / 1000)
+    yield keys
+    yield oldest
 
 
 def _gauge(name: str, help_: str, value: int) -> GaugeMetricFamily:

@@ -94,6 +94,7 @@ class ControlPlaneInstance:
             feed_problem=self.feed.problem,
             blocked=self.reconciler.blocked if self.reconciler is not None else {},
             admissions=self.jobs.admissions() if self.jobs is not None else {},
+            diverged=self.jobs.diverged() if self.jobs is not None else {},
         )
 
     async def _lead(self, term: Term) -> None:

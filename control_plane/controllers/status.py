@@ -20,6 +20,7 @@ from control_plane.controllers.sight import (
     cluster_mark,
     health,
 )
+from control_plane.jobs.job import Divergence
 from protos.dabbawala.v1 import admin_pb2, map_pb2
 
 
@@ -55,6 +56,7 @@ class View:
     feed_problem: str = ""
     blocked: Mapping[str, str] = field(default_factory=dict)
     admissions: Mapping[str, str] = field(default_factory=dict)  # how far, in words, by node id
+    diverged: Mapping[tuple[str, int], Divergence] = field(default_factory=dict)
 
 
 def next_healths(

@@ -50,10 +50,20 @@ class BucketRepair:
 
 
 class RepairJob(Job):
-    """Goes over the buckets of one keyspace."""
+    """Goes over the buckets of one keyspace. `seen` is told which of them differed, by keyspace and
+    bucket, and forgets those that did not.
+    """
 
-    def __init__(self, term: Term, ledger: JobLedger, links: NodeLinks, record: JobRecord) -> None:
+    def __init__(
+        self,
+        term: Term,
+        ledger: JobLedger,
+        links: NodeLinks,
+        record: JobRecord,
+        seen: dict[tuple[str, int], Divergence],
+    ) -> None:
         self.record = record
+        self._seen = seen
         self._term = term
         self._ledger = ledger
         self._links = links
@@ -100,8 +110,11 @@ class RepairJob(Job):
         if repaired.problem:
             record.skipped += 1
             record.problem = f"bucket {bucket.id}: {repaired.problem}"
-        if found.settled and len(record.diverged) < MOST_DIVERGED:
-            record.diverged[str(bucket.id)] = Divergence(found.settled, found.oldest_ms)
+        place, diverged = (record.keyspace, bucket.id), Divergence(found.settled, found.oldest_ms)
+        if not found.settled:
+            self._seen.pop(place, None)
+        elif len(record.diverged) < MOST_DIVERGED:
+            record.diverged[str(bucket.id)] = self._seen[place] = diverged
 
     async def _through(self, bucket: Bucket, repaired: BucketRepair) -> list[Op]:
         if not repaired.through:

@@ -26,6 +26,7 @@ from control_plane.jobs.job import (
     DONE,
     REPAIR,
     RUNNING,
+    Divergence,
     JobLedger,
     JobRecord,
     now_ms,
@@ -58,6 +59,7 @@ class Jobs:
         self._suspect_since: dict[str, float] = {}
         self._admissions: dict[str, AdmissionJob] = {}
         self._repairs: dict[str, RepairJob] = {}
+        self._diverged: dict[tuple[str, int], Divergence] = {}
 
     def wake(self) -> None:
         """There may be something to do."""
@@ -66,6 +68,10 @@ class Jobs:
     def admissions(self) -> dict[str, str]:
         """How far each admission is, in words, by node id."""
         return {node_id: _words(job.record) for node_id, job in self._admissions.items()}
+
+    def diverged(self) -> dict[tuple[str, int], Divergence]:
+        """Buckets whose copies differed when they were last compared, by keyspace and number."""
+        return dict(self._diverged)
 
     async def run(self) -> None:
         """Step for as long as this term lasts. Raises what the store raises."""
@@ -178,7 +184,7 @@ class Jobs:
         return AdmissionJob(self._term, self._ledger, self._links, self._probes, record)
 
     def _repair(self, record: JobRecord) -> RepairJob:
-        return RepairJob(self._term, self._ledger, self._links, record)
+        return RepairJob(self._term, self._ledger, self._links, record, self._diverged)
 
 
 def _words(record: JobRecord) -> str:
