@@ -18,6 +18,7 @@ from sidecar.config import SidecarConfig
 from sidecar.hint_stats import hints_page
 from sidecar.metrics import prometheus_text
 from sidecar.stats import WorkerStats
+from sidecar.workers import Repaired
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class AdminSource:
     stats: Callable[[], WorkerStats]  # summed over the workers
     bucket_map: Callable[[], BucketMap | None]
     feed: Callable[[], dict[str, Any]]  # how the map gets here, and how old it is
+    repaired: Callable[[Repaired], None]
     drain: Callable[[], Awaitable[None]]
     quit: Callable[[], None]
 
@@ -58,6 +60,7 @@ def admin_app(source: AdminSource) -> Starlette:
             Route("/map", pages.map),
             Route("/nodes", pages.nodes),
             Route("/hints", pages.hints),
+            Route("/hints/repaired", pages.repaired, methods=["POST"]),
             Route("/drain", pages.drain, methods=["POST"]),
             Route("/quitquitquit", pages.quit, methods=["POST"]),
         ]
@@ -71,7 +74,7 @@ class _Pages:
 
     async def index(self, request: Request) -> Response:
         pages = "/ready /live /stats /stats/prometheus /config_dump /map /nodes /hints"
-        return PlainTextResponse(f"GET {pages}\nPOST /drain /quitquitquit\n")
+        return PlainTextResponse(f"GET {pages}\nPOST /hints/repaired /drain /quitquitquit\n")
 
     async def ready(self, request: Request) -> Response:
         missing = self._source.ready()
@@ -107,6 +110,16 @@ class _Pages:
     async def hints(self, request: Request) -> Response:
         now_ms = time.time_ns() // 1_000_000
         return Json(hints_page(self._source.stats().hints, self._source.bucket_map(), now_ms))
+
+    async def repaired(self, request: Request) -> Response:
+        query = request.query_params
+        try:
+            bucket = msgspec.convert(dict(query), Repaired, strict=False)
+        except msgspec.ValidationError as error:
+            text = f"{error}; POST /hints/repaired?keyspace=NAME&bucket=N&begun_ms=MS\n"
+            return PlainTextResponse(text, status_code=400)
+        self._source.repaired(bucket)
+        return PlainTextResponse("marks from before the repair began are dropped\n")
 
     async def drain(self, request: Request) -> Response:
         if self._draining is None:

@@ -22,7 +22,7 @@ from sidecar.data_path import DataPath
 from sidecar.listeners import Listeners, address_of, bind_tcp, bind_unix
 from sidecar.ports_file import write_ports
 from sidecar.stats import WorkerStats, add_up
-from sidecar.workers import Worker, WorkerOrder
+from sidecar.workers import Repaired, Worker, WorkerOrder
 
 log = structlog.get_logger()
 
@@ -137,6 +137,7 @@ class Sidecar:
             stats=self._stats,
             bucket_map=lambda: self._path.core.map,
             feed=self._feed_view,
+            repaired=self._repaired,
             drain=self._drain,
             quit=self._stopping.set,
         )
@@ -165,6 +166,11 @@ class Sidecar:
             "last_error": state.last_error,
             "file_error": state.file_error,
         }
+
+    def _repaired(self, bucket: Repaired) -> None:
+        self._path.hints.repaired(bucket)
+        for worker in self._workers:
+            worker.repaired(bucket)
 
     async def _drain(self) -> None:
         await asyncio.gather(self._path.drain(), *(worker.stop() for worker in self._workers))

@@ -12,6 +12,7 @@ from sidecar.background.hint_log import HintLog
 from sidecar.config import SidecarConfig
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.hints import HintBounds
+from sidecar.workers import Repaired
 
 log = structlog.get_logger("hints")
 
@@ -62,6 +63,10 @@ class Hinting:
         if running is not None:
             running.cancel()
             await asyncio.wait({running})
+
+    def repaired(self, bucket: Repaired) -> None:
+        """Drop the mark of a bucket, unless it was marked again since the repair began."""
+        self.log.repaired((bucket.keyspace, bucket.bucket), bucket.begun_ms)
 
     def view(self) -> HintsView:
         """For the admin door and metrics."""

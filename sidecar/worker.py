@@ -15,7 +15,17 @@ from sidecar.core.saved_map import decode_saved_map
 from sidecar.data_path import DataPath
 from sidecar.listeners import Listeners, adopt_unix, join_tcp
 from sidecar.logs import set_up_logs
-from sidecar.workers import DRAIN, ENTRY, MAP, STATS, WorkerOrder, frame, read_frame
+from sidecar.workers import (
+    DRAIN,
+    ENTRY,
+    MAP,
+    REPAIRED,
+    STATS,
+    Repaired,
+    WorkerOrder,
+    frame,
+    read_frame,
+)
 
 log = structlog.get_logger()
 
@@ -56,6 +66,8 @@ async def _obey(reader: asyncio.StreamReader, path: DataPath, cluster: str) -> N
             return
         if kind == MAP:
             path.adopt(decode_saved_map(body, cluster))
+        elif kind == REPAIRED:
+            path.hints.repaired(msgspec.json.decode(body, type=Repaired))
     log.warning("the first process is gone; draining")
 
 

@@ -27,6 +27,18 @@ STATS = b"s"
 ENTRY = b"e"
 MAP = b"m"
 DRAIN = b"d"
+REPAIRED = b"r"
+
+
+class Repaired(msgspec.Struct, frozen=True):
+    """A repair that began at `begun_ms` (Unix milliseconds) made a bucket's owners equal.
+
+    Bucket -1 of no keyspace: all of them.
+    """
+
+    keyspace: str
+    bucket: int
+    begun_ms: int
 
 
 class WorkerOrder(msgspec.Struct, frozen=True):
@@ -79,6 +91,11 @@ class Worker:
         self._saved_map = saved_map
         if self._writer is not None:
             self._writer.write(frame(MAP, saved_map))
+
+    def repaired(self, bucket: Repaired) -> None:
+        """Have it drop the mark of a bucket."""
+        if self._writer is not None:
+            self._writer.write(frame(REPAIRED, msgspec.json.encode(bucket)))
 
     async def stop(self) -> None:
         """Have it drain and end; bounded by its own drain timeout."""
