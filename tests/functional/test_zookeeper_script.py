@@ -54,7 +54,7 @@ def test_the_end_of_the_shell_above_make_ends_it(tmp_path: Path) -> None:
     makefile = tmp_path / "Makefile"
     makefile.write_text(f"zookeeper:\n\t@exec {sys.executable} {SCRIPT}\n")
     # `wait` keeps the shell from becoming make by exec.
-    command = [*NOT_UNDER_NOHUP, "bash", "-c", f"make -f {makefile} & wait"]
+    command = [*NOT_UNDER_NOHUP, "bash", "-c", f"make --no-print-directory -f {makefile} & wait"]
     shell = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     server = os.pidfd_open(server_pid(shell))
     shell.kill()
