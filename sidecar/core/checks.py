@@ -6,6 +6,7 @@ from dataclasses import replace
 from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
+from sidecar.core.health import Admission
 from sidecar.core.host import NO_COPY, Run
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
@@ -147,12 +148,14 @@ def no_map() -> DataError:
     )
 
 
-def overloaded(bound: int) -> DataError:
-    """Too many operations at once."""
+def overloaded(admission: Admission) -> DataError:
+    """Too many operations at once, or more than the event loop keeps up with."""
+    slow = f" (instead of {admission.most}: its event loop has been late)"
     return DataError(
         Reason.OVERLOADED,
         Fault.OVERLOADED,
-        f"{bound} operations are under way on this sidecar; nothing was sent. Repeat later",
+        f"this sidecar takes {admission.limit} operations at a time now"
+        f"{slow if admission.limit < admission.most else ''}; nothing was sent. Repeat later",
     )
 
 

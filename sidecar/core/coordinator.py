@@ -5,7 +5,6 @@ It does no I/O of its own: links are handed in with the peers, and the shell cal
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -18,13 +17,14 @@ from replicas.version import HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
+from sidecar.core.health import Admission, Budget
 from sidecar.core.hints import ONLY_COPY, Hint, HintKeeper
 from sidecar.core.host import ReadUnderWay, WriteUnderWay
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
 from sidecar.core.location import Location, location
 from sidecar.core.operation import Read, Write
 from sidecar.core.peer import Peer
-from sidecar.core.read import ReadRun
+from sidecar.core.read import ReadRun, SampledReadRun
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
@@ -36,8 +36,8 @@ MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
 # Ended operations that wait for their deadlines in the heap: beyond this they are cleared away,
 # for each keeps its request's bytes.
 COMPACT_ABOVE = 1024
-# A read that has waited this long asks one more replica, whatever it was waiting for.
-SLOW_READ_S = 0.1
+HEDGE_AGAIN_S = 0.02  # a slow read that the budget did not cover: how soon it is looked at again
+DENIED_A_TICK = 64  # such reads in one tick: a storm of them must not hold up the loop
 
 
 class Learner(Protocol):
@@ -81,11 +81,16 @@ class Coordinator:
         self._tables: dict[str, RoutingTable] = {}
         self._young: list[Run] = []  # started since the last tick
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
-        self._slow: deque[Run] = deque()  # what can be hurried and outlived a tick, by start
+        self._slow: list[tuple[float, int, Run]] = []  # can be hurried: a heap by when it is slow
         self._parked: list[Read | Write] = []  # wait for a (newer) map
         self._unconnected: list[Read | Write] = []  # wait for a node's first connection
         self._sequence = 0
         self.active = 0
+        self.admission = Admission(MAX_ACTIVE, self.now)
+        self.hedges = Budget(share=0.1, per_s=1.0, burst=50.0)
+        self.replacements = Budget(share=0.2, per_s=100.0, burst=1000.0)
+        self._earned_for = 0  # reads that the budgets have been filled for
+        self._sample = True  # the next read measures its replicas: one a tick
 
     # --- the map
 
@@ -151,8 +156,8 @@ class Coordinator:
             return
         served = table.served
         error = checks.key_error(op.key) if served else checks.mode_error(table.keyspace.settings)
-        if error is None and self.active >= MAX_ACTIVE:
-            error = checks.overloaded(MAX_ACTIVE)
+        if error is None and self.active >= self.admission.limit:
+            error = checks.overloaded(self.admission)
         if error is not None:
             self._reject(op, error)
             return
@@ -167,7 +172,11 @@ class Coordinator:
                 return
         self.counters.reads += 1
         self.now = self._monotonic()
-        run = ReadRun(self, op, route, groups)
+        if self._sample:
+            self._sample = False
+            run: ReadRun = SampledReadRun(self, op, route, groups)
+        else:
+            run = ReadRun(self, op, route, groups)
         self.active += 1
         self._young.append(run)
         run.start()
@@ -180,8 +189,8 @@ class Coordinator:
             return
         settings = table.keyspace.settings
         error = checks.write_error(op, settings)
-        if error is None and self.active >= MAX_ACTIVE:
-            error = checks.overloaded(MAX_ACTIVE)
+        if error is None and self.active >= self.admission.limit:
+            error = checks.overloaded(self.admission)
         if error is not None:
             self._reject(op, error)
             return
@@ -385,19 +394,26 @@ class Coordinator:
 
     # --- time
 
+    def elapsed_s(self, since: float) -> float:
+        """Part of Host."""
+        return self._monotonic() - since
+
     def tick(self) -> None:
         """Called every few milliseconds: ends what is overdue, wakes what is slow.
 
         Only operations that outlive a tick pay for being sorted by deadline.
         """
         self.now = now = self._monotonic()
+        self.admission.ticked(now, self.active)
+        self._earn(self.admission.turn_s)
+        self._sample = True
         young, self._young = self._young, []
         for run in young:
             if run.op is not None:
                 self._sequence += 1
                 heapq.heappush(self._old, (run.op.deadline, self._sequence, run))
-                if type(run) is ReadRun or run.op.level == Consistency.ANY:
-                    self._slow.append(run)
+                if isinstance(run, ReadRun) or run.op.level == Consistency.ANY:
+                    heapq.heappush(self._slow, (run.slow_at(), self._sequence, run))
         old = self._old
         while old and (old[0][2].op is None or old[0][0] <= now):
             heapq.heappop(old)[2].timed_out()
@@ -409,8 +425,26 @@ class Coordinator:
 
     def _hurry_slow(self, now: float) -> None:
         slow = self._slow
-        while slow and (slow[0].op is None or now - slow[0].sent_at > SLOW_READ_S):
-            slow.popleft().hurry()
+        again: list[tuple[float, int, Run]] = []
+        denied = 0
+        while slow and denied < DENIED_A_TICK and (slow[0][2].op is None or slow[0][0] <= now):
+            _, order, run = heapq.heappop(slow)
+            if run.op is None:
+                continue
+            slow_at = run.slow_at()  # the one that was overdue may have answered since
+            if slow_at > now:
+                again.append((slow_at, order, run))
+            elif not run.hurry():
+                denied += 1
+                again.append((now + HEDGE_AGAIN_S, order, run))
+        for entry in again:
+            heapq.heappush(slow, entry)
+
+    def _earn(self, elapsed_s: float) -> None:
+        reads = self.counters.reads
+        for budget in (self.hedges, self.replacements):
+            budget.earn(reads - self._earned_for, elapsed_s)
+        self._earned_for = reads
 
     def _sweep_parked(self, now: float) -> None:
         if self._parked:
@@ -440,8 +474,8 @@ class Coordinator:
             self._queue(op, self._parked)
 
     def _queue(self, op: Read | Write, queue: list[Read | Write]) -> None:
-        if len(queue) >= MAX_ACTIVE:
-            self._reject(op, checks.overloaded(MAX_ACTIVE))
+        if len(queue) >= self.admission.limit:
+            self._reject(op, checks.overloaded(self.admission))
         else:
             queue.append(op)
 

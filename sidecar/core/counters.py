@@ -26,6 +26,7 @@ class Counters:
 
     __slots__ = (
         "corrupt_records",
+        "demotions",
         "errors",
         "fence_refusals",
         "not_applied",
@@ -33,6 +34,7 @@ class Counters:
         "reads",
         "reads_divergent",
         "reads_hurried",
+        "reads_replaced",
         "restarts",
         "unknown",
         "writes",
@@ -44,6 +46,8 @@ class Counters:
         self.reads_divergent = 0  # replicas differed
         self.reads_hurried = 0  # asked one more replica because one was slow
         self.read_repairs = 0
+        self.reads_replaced = 0  # asked another replica in place of one that failed
+        self.demotions = 0  # replicas that stalled or failed, and are read last since
         self.corrupt_records = 0
         self.fence_refusals = 0
         self.restarts = 0  # the epoch moved while the operation was under way

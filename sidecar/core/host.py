@@ -6,6 +6,7 @@ from typing import Protocol
 from replicas.quorum import Needs
 from replicas.record import Record
 from sidecar.core.counters import Counters
+from sidecar.core.health import Budget
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
@@ -44,6 +45,11 @@ class Host(Protocol):
     now: float  # loop time at the start of the youngest operation, seconds
     health_age: int
     counters: Counters
+    hedges: Budget  # for asking one more because one is slow
+    replacements: Budget  # for asking another in place of one that failed
+
+    def elapsed_s(self, since: float) -> float:
+        """Seconds since loop time `since`, by the clock: not for every operation."""
 
     def epoch_moved(self, route: Route) -> bool:
         """Whether the map has gone on to another epoch of the bucket."""

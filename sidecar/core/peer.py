@@ -4,6 +4,7 @@ from typing import Protocol
 
 from buckets.topology import Node, NodeState
 from replicas.link import ReplySink
+from sidecar.core.health import Breaker
 
 LATENCY_SMOOTHING = 0.3  # weight of the newest sample in the moving average
 
@@ -24,6 +25,7 @@ class Peer:
     """
 
     __slots__ = (
+        "breaker",
         "counts",
         "errors",
         "last_error",
@@ -44,6 +46,7 @@ class Peer:
         self.latency_s = 0.0
         self.reads = 0
         self.writes = 0
+        self.breaker = Breaker()
         self.errors = 0
         self.last_error = "not connected yet"
         self.tried = False  # a first attempt to connect has ended

@@ -10,6 +10,7 @@ from replicas.commands import read_command
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import FLAG_LINEARIZABLE, Record, decode_record
+from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.host import Host
 from sidecar.core.levels import SETTLING_LEVELS
 from sidecar.core.operation import Read
@@ -147,29 +148,60 @@ class ReadRun:
         elif verdict == IMPOSSIBLE:
             self._impossible()
         elif self.asked & ~self.acked & ~self.failed == 0 or self._short_of_asked():
-            self._ask_another()
+            self._replace_failed()
 
     def _short_of_asked(self) -> bool:
         """Whether even answers from all that were asked would not be enough."""
         return tally(self.needs, self.asked & ~self.failed, self.failed) != REACHED
 
-    def hurry(self) -> None:
-        """Slow: have one more replica asked while the others are still awaited."""
-        if self.op is None:
-            return
+    def slow_at(self) -> float:
+        """When one of those awaited has taken longer than it usually does: loop time."""
         if self.repair is not None:
-            self.repair.hurry()
-        elif tally(self.needs, self.acked, self.failed) == PENDING:
-            slot = self.route.next_to_read(self.asked, self.needs, self.acked)
-            if slot >= 0:
-                self.core.counters.reads_hurried += 1
-                self._ask(slot)
-                self._judge()
+            return self.sent_at + MOST_HEDGE_S
+        return self.sent_at + min(
+            (self.route.peers[slot].breaker.hedge_after_s for slot in self._awaited()),
+            default=MOST_HEDGE_S,
+        )
 
-    def _ask_another(self) -> None:
-        """Ask the next best replica, in place of one that failed or is slow."""
+    def hurry(self) -> bool:
+        """Slow: have one more replica asked while the others are still awaited.
+
+        False: the budget for that is spent; try again later.
+        """
+        if self.op is None:
+            return True
+        if self.repair is not None:
+            return self.repair.hurry()
+        if tally(self.needs, self.acked, self.failed) != PENDING:
+            return True
         slot = self.route.next_to_read(self.asked, self.needs, self.acked)
-        if slot >= 0:
+        if slot < 0:
+            return True
+        if not self._goes_round(slot) and not self.core.hedges.take():
+            return False
+        self.core.counters.reads_hurried += 1
+        self._ask(slot)
+        self._judge()
+        return True
+
+    def _goes_round(self, slot: int) -> bool:
+        """Whether `slot` stands in for one known to be stuck: that is free of the budget."""
+        peers = self.route.peers
+        stuck = any(peers[awaited].breaker.demoted for awaited in self._awaited())
+        return stuck and not peers[slot].breaker.demoted
+
+    def _awaited(self) -> list[int]:
+        waits = self.asked & ~self.acked & ~self.failed
+        return [slot for slot in range(len(self.route.peers)) if waits >> slot & 1]
+
+    def _replace_failed(self) -> None:
+        """Ask the next best replica in place of one that failed, as far as the budget goes.
+
+        Where requests fail at large, each one's replacements are load that helps nobody.
+        """
+        slot = self.route.next_to_read(self.asked, self.needs, self.acked)
+        if slot >= 0 and self.core.replacements.take():
+            self.core.counters.reads_replaced += 1
             self._ask(slot)
             self._judge()
         elif self.asked & ~self.acked & ~self.failed == 0:
@@ -263,3 +295,21 @@ class ReadRun:
             Fault.TIMEOUT,
             "the deadline passed before enough replicas answered",
         )
+
+
+class SampledReadRun(ReadRun):
+    """A read that also measures its replicas: one of many, for no other reads the clock."""
+
+    __slots__ = ("first",)
+
+    def start(self) -> None:
+        """As ever; who is asked later would be measured from the start too, and is not."""
+        self.first = 0
+        super().start()
+        self.first = self.asked
+
+    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+        """A replica answered, in time or late."""
+        if self.first >> slot & 1:
+            self.route.peers[slot].breaker.observe(self.core.elapsed_s(self.sent_at))
+        super().on_reply(slot, reply, link)

@@ -134,10 +134,16 @@ class RepairRun:
         if not self._write_to_another():
             self._give_up()
 
-    def hurry(self) -> None:
-        """Slow: write to one more replica while the others are still awaited."""
+    def hurry(self) -> bool:
+        """Slow: write to one more replica while the others are still awaited.
+
+        False: the budget for that is spent; try again later.
+        """
         if self.waiter is not None:
+            if not self.core.hedges.take():
+                return False
             self._write_to_another()
+        return True
 
     def _write_to_another(self) -> bool:
         tried = self.holders | self.sent | self.failed

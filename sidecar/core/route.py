@@ -154,22 +154,31 @@ class Route:
         return plan[self.turn % len(plan)]
 
     def next_to_read(self, asked: int, groups: Needs, acked: int) -> int:
-        """The best countable slot not asked yet that an unmet group has as a member; -1: none."""
+        """The best countable slot not asked yet that an unmet group has as a member; -1: none.
+
+        One that does not answer promptly is taken only when no other is left.
+        """
+        last = -1
         order = self.orders[self.turn % len(self.orders)]
         for slot in order:
-            if asked >> slot & 1 or not self.peers[slot].counts:
+            peer = self.peers[slot]
+            if asked >> slot & 1 or not peer.counts:
                 continue
             if any(m >> slot & 1 and (acked & m).bit_count() < n for m, n in groups):
-                return slot
-        return -1
+                if not peer.breaker.demoted:
+                    return slot
+                if last < 0:
+                    last = slot
+        return last
 
     def _read_orders(self) -> tuple[tuple[int, ...], ...]:
-        """Own zone first, then by latency; permutations where latencies are alike."""
+        """Own zone first, then by latency, the demoted last; permutations of those alike."""
         ranked: dict[tuple[bool, int, int], list[int]] = {}
         for slot, peer in enumerate(self.peers):
             if peer.counts:
                 foreign = int(peer.node.zone != self.zone)
-                ranked.setdefault((False, foreign, _latency_class(peer.latency_s)), []).append(slot)
+                rank = (peer.breaker.demoted, foreign, _latency_class(peer.latency_s))
+                ranked.setdefault(rank, []).append(slot)
         groups = [ranked[rank] for rank in sorted(ranked)]
         permuted = [list(itertools.permutations(group)) for group in groups]
         orders = itertools.islice(itertools.product(*permuted), MAX_ORDERS)

@@ -14,6 +14,7 @@ from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import encode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
+from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.host import NO_COPY, Host
 from sidecar.core.operation import Write
 from sidecar.core.route import Route
@@ -44,6 +45,7 @@ class WriteRun:
         "countable",
         "failed",
         "handed_over",
+        "heard",
         "met",
         "missed",
         "needs",
@@ -68,6 +70,7 @@ class WriteRun:
         )
         self.suffix = write_suffix(op.key, record, route.write_limits)
         self.sent = 0  # replicas that may have seen it, in any attempt of this run
+        self.heard = 0  # replicas sent to that have answered, or whose connection broke
         self.acked = 0
         self.refused = 0  # replicas that proved they did not apply it
         self.failed = 0  # replicas that will not acknowledge any more, refusals included
@@ -124,6 +127,7 @@ class WriteRun:
             if not (acknowledged and self.met):  # the last of three is usually just that
                 self._late(slot, acknowledged=acknowledged)
             return
+        self.heard |= 1 << slot
         if acknowledged:
             # The connection that answers is the one written to, so one life of the server. What a
             # suspect owner holds counts in nothing, and says nothing about the key.
@@ -144,6 +148,7 @@ class WriteRun:
         if self.op is None:
             self._late(slot, acknowledged=False)
             return
+        self.heard |= 1 << slot
         if not sent:
             self.refused |= 1 << slot
         self._no_ack(slot, "its connection broke before it answered")
@@ -209,6 +214,17 @@ class WriteRun:
         if self.stale or self.core.epoch_moved(self.route):
             self.core.park(self)
             return
+        if not self._may_prove_unapplied():
+            self._fail_impossible()
+
+    def _may_prove_unapplied(self) -> bool:
+        """Whether all that were heard refused it, and the rest may: a proof worth the wait."""
+        proved = self.sent & self.heard & ~self.refused == 0
+        awaited = self.sent & ~self.heard
+        before = self.op is not None and self.op.maybe_applied
+        return bool(self.refused and awaited and proved) and not (before or self.handed_over)
+
+    def _fail_impossible(self) -> None:
         reason, message = Reason.NOT_ENOUGH_REPLICAS, "not enough owners acknowledged"
         if "SKEWED" in self.refusals:
             reason = Reason.CLOCK_SKEW
@@ -217,10 +233,15 @@ class WriteRun:
 
     # --- level ANY: one owner, or a durable hint
 
-    def hurry(self) -> None:
-        """Slow: at level ANY the hint log may be faster than the owners."""
+    def slow_at(self) -> float:
+        """When the owners have taken long: loop time."""
+        return self.sent_at + MOST_HEDGE_S
+
+    def hurry(self) -> bool:
+        """Slow: at level ANY the hint log may be faster than the owners. True: nothing is left."""
         if self.op is not None and tally(self.needs, self.acked, self.failed) == PENDING:
             self._kept_as_hint()
+        return True
 
     def _kept_as_hint(self) -> bool:
         """Whether the hint log has the write, or takes it now; False: it does not, for good."""
@@ -259,6 +280,9 @@ class WriteRun:
 
     def timed_out(self) -> None:
         """The deadline passed."""
+        if tally(self.needs, self.acked, self.failed) == IMPOSSIBLE and not self.handed_over:
+            self._fail_impossible()
+            return
         self.core.fail_write(
             self,
             Reason.TIMEOUT,

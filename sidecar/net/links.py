@@ -28,6 +28,9 @@ MAX_BACKOFF_S = 2.0
 PROBE_INTERVAL_S = 0.25
 # A replica that leaves requests unanswered for this long is frozen: TCP would never notice.
 FROZEN_AFTER_S = 5.0
+WATCH_INTERVAL_S = 0.01  # how often the oldest unanswered request of every link is looked at
+# A look this late: our own loop stood still, and what is unanswered may only be unread.
+WATCH_LATE_S = 0.03
 
 
 class Links:
@@ -38,6 +41,7 @@ class Links:
         self._learn = learn
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._prober = asyncio.create_task(self._probe_forever(), name="probe-links")
+        self._watcher = asyncio.create_task(self._watch_forever(), name="watch-links")
 
     def follow(self, joined: list[Node], left: list[Node]) -> None:
         """Connect to nodes that joined the map, leave those that left it."""
@@ -56,7 +60,7 @@ class Links:
 
     async def close(self) -> None:
         """Close every link."""
-        tasks = [self._prober, *self._keepers.values()]
+        tasks = [self._prober, self._watcher, *self._keepers.values()]
         self._keepers.clear()
         for task in tasks:
             task.cancel()
@@ -117,7 +121,30 @@ class Links:
                     link.close(why)
                 else:
                     link.send(PING, _Probe(peer, loop), 0)
+                if peer.breaker.count(now, peer.reads + peer.writes, peer.errors):
+                    self._demoted(peer, "most of what it was asked failed")
             self._core.health_changed()
+
+    async def _watch_forever(self) -> None:
+        loop = asyncio.get_running_loop()
+        looked_at = loop.time()
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            now = loop.time()
+            late, looked_at = now - looked_at > WATCH_LATE_S, now
+            if not late:
+                self._watch(now)
+
+    def _watch(self, now: float) -> None:
+        for peer in self._core.peers.values():
+            link = peer.link
+            if isinstance(link, Link) and peer.breaker.watch(now, link.oldest_sent_at):
+                self._demoted(peer, "it leaves requests unanswered")
+                self._core.health_changed()
+
+    def _demoted(self, peer: Peer, why: str) -> None:
+        self._core.counters.demotions += 1
+        log.warning("replica is read last from now on", node=peer.node.id, why=why)
 
     # --- map entries from the replicas themselves (core.Learner)
 
@@ -149,7 +176,10 @@ class _Probe:
         self._sent_at = loop.time()
 
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
-        self._peer.observe(self._loop.time() - self._sent_at)
+        now = self._loop.time()
+        self._peer.observe(now - self._sent_at)
+        if self._peer.breaker.probed(now - self._sent_at, now):
+            log.info("replica is read again as before", node=self._peer.node.id)
 
     def on_lost(self, slot: int, sent: bool, link: Link) -> None:
         """The link's keeper hears of it too."""

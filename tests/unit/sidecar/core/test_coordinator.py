@@ -207,6 +207,7 @@ def test_an_error_names_the_bucket_and_what_each_replica_said() -> None:
     cluster.link(2).cut()
     write = cluster.put(KEY, b"v")
     cluster.link(1).flow()
+    cluster.time_out()
     error = write.op.error
     assert error is not None
     assert (error.bucket, error.epoch, error.keyspace) == (0, 1, KEYSPACE)

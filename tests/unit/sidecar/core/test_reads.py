@@ -7,7 +7,7 @@ from buckets.bucket_map import Consistency, KeyspaceSettings, Mode, Stage
 from replicas.fence import Fence, Role
 from replicas.layout import user_field
 from replicas.record import FLAG_LINEARIZABLE
-from sidecar.core.coordinator import SLOW_READ_S
+from sidecar.core.health import MOST_HEDGE_S
 from sidecar.errors import Reason
 from tests.support.fake_cluster import KEYSPACE, START_MS, Asked, FakeCluster, Move
 from tests.support.replica_records import flip, sealed, version_at
@@ -285,7 +285,7 @@ def test_a_repair_that_hangs_is_replaced_too() -> None:
     cluster = holding(n1=b"old", n2=b"v", n3=b"old")
     read, behind = divergent(cluster)
     cluster.tick()
-    cluster.wait(SLOW_READ_S * 1.5)
+    cluster.wait(MOST_HEDGE_S * 1.5)
     assert not read.ended
     cluster.link(4 - behind).flow()
     assert read.value == b"v"
@@ -446,9 +446,9 @@ def test_a_read_that_waits_long_asks_one_more_replica() -> None:
     frozen, other = asked_nodes(cluster)
     cluster.link(other).flow()
     cluster.tick()
-    cluster.wait(SLOW_READ_S / 2)
+    cluster.wait(MOST_HEDGE_S / 2)
     assert len(asked_nodes(cluster)) == 1
-    cluster.wait(SLOW_READ_S)
+    cluster.wait(MOST_HEDGE_S)
     (third,) = set(asked_nodes(cluster)) - {frozen}
     cluster.link(third).flow()
     assert read.value == b"v"

@@ -53,14 +53,58 @@ def test_with_too_few_owners_connected_nothing_is_sent_and_the_write_is_not_appl
     assert write.op.error.version == b""
 
 
-def test_refused_by_a_majority_while_another_may_still_apply_it_is_unknown() -> None:
+def refused_by_two() -> tuple[FakeCluster, Asked]:
+    """A write that owners 1 and 2 refused; owner 3 has not answered."""
     cluster = FakeCluster()
-    for number in (1, 2, 3):
+    for number in (1, 2):
         cluster.set_fence(number, Fence(1, Stage.OLD, Role.OWNER, 7).encode())
     write = cluster.put(KEY, b"v")
     cluster.link(1).flow()
     cluster.link(2).flow()
-    assert write.outcome is Outcome.UNKNOWN
+    return cluster, write
+
+
+def test_refused_by_a_majority_it_waits_for_the_last_owner_which_may_prove_it_not_applied() -> None:
+    cluster, write = refused_by_two()
+    assert not write.ended
+    cluster.set_fence(3, Fence(1, Stage.OLD, Role.OWNER, 7).encode())
+    cluster.link(3).flow()
+    assert ended(write) == (Outcome.NOT_APPLIED, Reason.NOT_ENOUGH_REPLICAS)
+
+
+def test_refused_by_a_majority_and_applied_by_the_last_owner_it_is_unknown() -> None:
+    cluster, write = refused_by_two()
+    cluster.link(3).flow()
+    assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
+
+
+def test_refused_by_a_majority_it_waits_for_the_last_owner_no_longer_than_its_deadline() -> None:
+    cluster, write = refused_by_two()
+    cluster.time_out()
+    assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
+
+
+@pytest.mark.parametrize("first", ["applied", "lost"])
+def test_what_can_not_be_proved_not_applied_any_more_ends_at_once(first: str) -> None:
+    cluster = FakeCluster()
+    cluster.set_fence(2, Fence(1, Stage.OLD, Role.OWNER, 7).encode())
+    write = cluster.put(KEY, b"v", Consistency.ALL)
+    if first == "applied":
+        cluster.link(1).flow()
+    else:
+        cluster.link(1).cut()
+    cluster.link(2).flow()
+    assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
+
+
+def test_a_retry_that_may_have_been_applied_before_does_not_wait_for_a_proof() -> None:
+    cluster = FakeCluster()
+    for number in (1, 2):
+        cluster.set_fence(number, Fence(1, Stage.OLD, Role.OWNER, 7).encode())
+    write = cluster.put(KEY, b"v", version=version_at(START_MS))
+    cluster.link(1).flow()
+    cluster.link(2).flow()
+    assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
 
 
 def test_refused_by_all_that_were_contacted_is_not_applied() -> None:

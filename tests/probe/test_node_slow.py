@@ -1,0 +1,47 @@
+"""A node that stops answering while its connections stay open: reads go round it, and come back."""
+
+import time
+
+import pytest
+
+from tests.support.history import Event
+from tests.support.load import load_on
+from tests.support.local_cluster import LocalCluster
+
+pytestmark = [pytest.mark.slow, pytest.mark.probe]
+
+FIRST_MOMENTS_S = 0.5  # until the frozen node is known as such
+FROZEN_S = 4.0
+
+
+def percentile_ms(reads: list[Event], share: float) -> float:
+    """Of the latencies of `reads`; 0 when there are none."""
+    latencies = sorted(read.ended - read.began for read in reads)
+    return latencies[int(share * (len(latencies) - 1))] * 1000 if latencies else 0.0
+
+
+def shown(reads: list[Event]) -> str:
+    """For the report."""
+    return f"{len(reads)} reads, " + ", ".join(
+        f"p{share * 100:g} {percentile_ms(reads, share):.1f} ms" for share in (0.5, 0.99, 0.999)
+    )
+
+
+def test_reads_go_round_a_frozen_node_within_tens_of_milliseconds(cluster: LocalCluster) -> None:
+    with load_on(cluster) as load:
+        time.sleep(2.0)  # how long it is healthy is part of what is measured
+        cluster.nodes[0].pause()
+        frozen_at = time.monotonic()
+        time.sleep(FROZEN_S)
+        thawed_at = time.monotonic()
+        cluster.nodes[0].resume()
+        load.run_for(500)
+        history = load.stop()
+        load.read_all()
+    reads = [read for read in history.reads if read.began < thawed_at]
+    before = [read for read in reads if read.ended < frozen_at]
+    later = [read for read in reads if read.began - frozen_at >= FIRST_MOMENTS_S]
+    assert history.failures == []
+    assert history.violations() == []
+    bound_ms = max(30.0, 3 * percentile_ms(before, 0.99))
+    assert percentile_ms(later, 0.99) < bound_ms, f"{shown(before)}; frozen: {shown(later)}"
