@@ -24,8 +24,9 @@ from replicas.commands import (
     write_prefix,
     write_suffix,
 )
+from replicas.digest import digest_command, drop_command, entries_command, overwrite_fence
 from replicas.fence import Fence, Role
-from replicas.layout import FENCE_FIELD, IDENTITY_KEY, bucket_keys, user_field
+from replicas.layout import FENCE_FIELD, IDENTITY_KEY, BucketKeys, bucket_keys, user_field
 from replicas.record import KNOWN_FLAGS
 from replicas.scripts import SCRIPTS
 from replicas.version import ZERO_VERSION
@@ -181,8 +182,25 @@ def other_commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
         Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
         Poke(keys.data, FENCE_FIELD, draw(fences(now_ms, (Role.OWNER,)))),
         pack_command(b"DEL", keys.data),
+        *repair_commands(draw, keys, now_ms),
     ]
     return draw(st.sampled_from(choices))
+
+
+def repair_commands(draw: st.DrawFn, keys: BucketKeys, now_ms: int) -> list[bytes | Poke]:
+    epoch, life, leaves = draw(st.sampled_from([3, 3, 2])), 2 if draw(rarely) else 1, draw(FEW)
+    step = {"cursor": b"0", "count": 100, "leaves": leaves}
+    sha = SCRIPTS["identity_replace"].sha
+    identities = st.sampled_from([b"", b"one", b"two"])
+    return [
+        digest_command(keys, epoch, life, **step),  # type: ignore[arg-type]
+        entries_command(keys, epoch, life, wanted=range(draw(FEW) % leaves + 1), **step),  # type: ignore[arg-type]
+        drop_command(keys, epoch, life, user_field(draw(user_keys))),
+        overwrite_fence(keys, draw(fences(now_ms, (Role.JOINING, Role.OWNER))), b"entry 3"),
+        pack_command(
+            b"EVALSHA", sha, b"1", IDENTITY_KEY, draw(identities), b"one" + draw(identities)
+        ),
+    ]
 
 
 def carry_out(subject: FakeSubject | ServerSubject, command: bytes | Poke) -> object:
@@ -196,6 +214,9 @@ def carry_out(subject: FakeSubject | ServerSubject, command: bytes | Poke) -> ob
         # The servers' clocks differ by the time that passed between them.
         assert abs(reply[3] - subject.now_ms()) < MINUTE_MS // 2
         return [*reply[:3], "the server's clock"]
+    if isinstance(reply, list) and len(reply) == 3 and isinstance(reply[2], list):
+        flat = reply[2]  # entries: a server lists them in an order of its own
+        return [*reply[:2], sorted(zip(flat[::2], flat[1::2], strict=True))]
     return reply
 
 
