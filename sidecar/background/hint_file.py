@@ -223,6 +223,8 @@ class HintFile:
     def shrink(self) -> None:
         """Give the room of deleted rows back to the disk; for when little is left."""
         with self._errors():
+            # First the write-ahead log: on a full disk the vacuum has no other room.
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._connection.execute("PRAGMA incremental_vacuum").fetchall()
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

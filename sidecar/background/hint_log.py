@@ -8,6 +8,7 @@ is possible. While one batch is written the next one gathers, so the fsync sets 
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
@@ -33,6 +34,7 @@ from sidecar.background.hint_salvage import start_over, take_over
 from sidecar.core.hints import Hint, HintBounds
 
 BATCH_BYTES: Final = 4 << 20
+REMOVES_AT_ONCE: Final = 16_384
 GATHER_S: Final = 0.1
 AGE_INTERVAL_S: Final = 10.0
 FIRST_RETRY_S: Final = 0.2
@@ -78,6 +80,8 @@ class HintLog:
         self._flushes: list[asyncio.Future[None]] = []
         self._writer: asyncio.Task[None] | None = None
         self._gathering: asyncio.TimerHandle | None = None
+        self._removes_at_once = REMOVES_AT_ONCE
+        self._grown = False  # the file takes more of the disk than it needs
         self._closing = False
         self._recount = False
         self._distrust: HintFileError | None = None  # the file must be opened anew
@@ -260,6 +264,9 @@ class HintLog:
                 await self._work.wait()
         except TimeoutError:
             await self.expire()
+            if self._grown and not self.ledger.hints:
+                self._grown = False
+                await self._shrink()
         self._work.clear()
 
     def _has_work(self) -> bool:
@@ -273,7 +280,8 @@ class HintLog:
             return False
         flushes = self._taken_flushes()
         adds, batch = self._take()
-        removes, moves = dict(self._removes), list(self._moves)
+        removes = dict(islice(self._removes.items(), self._removes_at_once))
+        moves = list(self._moves) if len(removes) == len(self._removes) else []
         batch.adds += moves
         batch.removes = list(removes)
         try:
@@ -283,14 +291,29 @@ class HintLog:
             self._unmarks = batch.unmarks + self._unmarks
             self._failed(error)
             self._lose(adds, self.problem)
+            await self._make_room(error, len(removes))
             self._wake(flushes)
             return False
+        self._removes_at_once = min(2 * self._removes_at_once, REMOVES_AT_ONCE)
         self._committed(adds, removes, batch, committed)
         del self._moves[: len(moves)]
         if self._recount:
             await self._count_anew()
         self._wake(flushes)
         return True
+
+    async def _make_room(self, error: HintFileError, removes: int) -> None:
+        """On a full disk removals need room too, in the write-ahead log: fewer at a time."""
+        if self._file is None or not isinstance(error, HintDiskFull):
+            return
+        self._removes_at_once = max(1, min(removes, self._removes_at_once) // 4)
+        await self._shrink()
+
+    async def _shrink(self) -> None:
+        try:
+            await self._in_thread(self._file.shrink if self._file else _nothing)
+        except HintFileError as error:
+            log.debug("hint file not made smaller", why=str(error))
 
     def _take(self) -> tuple[list[_Add], Batch]:
         """As many hints as make a batch, with everything that is not bounded by its size."""
@@ -312,6 +335,7 @@ class HintLog:
         ledger = self.ledger
         ledger.counters["stored"] += len(adds)
         ledger.written(batch.marks)
+        self._grown = self._grown or bool(batch.adds)
         for hint in batch.adds:
             ledger.added(hint)
         for row_id, hint in removes.items():
@@ -456,6 +480,10 @@ class _Committed(NamedTuple):
 
 def _commit(file: HintFile, batch: Batch, nodes: set[int]) -> _Committed:
     return _Committed(file.commit(batch), _oldest(file, nodes))
+
+
+def _nothing() -> None:
+    """There is no file."""
 
 
 def _oldest(file: HintFile, nodes: set[int]) -> dict[int, int]:

@@ -8,9 +8,11 @@ import pytest
 
 from sidecar.background.errors import (
     HintDiskFailed,
+    HintDiskFull,
     HintFileBusy,
     HintFileDamaged,
     HintFileForeign,
+    hint_file_error,
 )
 from sidecar.background.hint_file import (
     EVERYWHERE,
@@ -299,3 +301,28 @@ def test_marks_survive_the_damage(path: Path) -> None:
     assert Mark("places", 60, "aged out", 7, 9) in started.file.marks()
     assert started.kept == 1
     started.file.close()
+
+
+# --- room
+
+
+def test_room_of_removed_rows_goes_back_to_the_disk(path: Path, file: HintFile) -> None:
+    file.commit(Batch([hint(number) for number in range(5000)]))
+    file.shrink()
+    full = path.stat().st_size
+    ids = [stored.id for page in file.all_rows() for stored in page.hints]
+    file.commit(Batch(removes=ids))
+    file.shrink()
+    assert path.stat().st_size < full / 4
+
+
+def test_a_full_disk_is_told_apart_and_leaves_what_stands(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "full.db", isolation_level=None)
+    connection.execute("CREATE TABLE t (x)")
+    connection.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(sqlite3.OperationalError) as caught:
+        connection.executemany("INSERT INTO t VALUES (?)", [(bytes(4000),)] * 9)
+    connection.close()
+    error = hint_file_error(tmp_path, caught.value)
+    assert isinstance(error, HintDiskFull)
+    assert "Free space" in str(error)
