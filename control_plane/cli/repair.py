@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -118,5 +119,17 @@ def _row(job: admin_pb2.JobStatus, now_ms: int) -> tuple[str | Text | int, ...]:
         size_text(job.moved_bytes),
         age_text(job.started_ms, now_ms),
         f"{job.eta_ms / 1000:.0f}s" if job.eta_ms else "-",
-        job.problem,
+        job.problem or _loss_words(job),
     )
+
+
+def _loss_words(job: admin_pb2.JobStatus) -> str:
+    """What was given up, where no majority was left."""
+    if not job.loss_to_ms:
+        return ""
+    began = f"from {_time_text(job.loss_from_ms)} " if job.loss_from_ms else ""
+    return f"what was acknowledged {began}until {_time_text(job.loss_to_ms)} may be lost"
+
+
+def _time_text(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

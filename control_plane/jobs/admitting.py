@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from buckets.bucket_map import Bucket, Stage
+from buckets.bucket_map import RANGE_BUCKETS, Bucket, Stage
 from buckets.codec import encode_entry, encode_range
 from buckets.topology import Node
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
@@ -41,6 +41,7 @@ from control_plane.jobs.admission import (
 from control_plane.jobs.equalizing import Findings, Terms, equalize
 from control_plane.jobs.job import DONE, Job, JobLedger, JobRecord, now_ms
 from control_plane.jobs.node_links import NodeLinks
+from control_plane.jobs.repair import repaired_path, repaired_through
 from replicas.bucket_copy import Copy, Pace, StepRefused
 from replicas.client import FenceChange, ReplicaClient, StoredFence
 from replicas.commands import pack_command, pack_limits
@@ -51,7 +52,7 @@ from replicas.identity import Identity
 from replicas.layout import IDENTITY_KEY, BucketKeys, bucket_keys
 from replicas.replies import Code, parse_refusal
 from replicas.scripts import SCRIPTS
-from replicas.version import ZERO_VERSION, physical_ms
+from replicas.version import ZERO_VERSION
 
 BUCKETS_AT_ONCE: Final = 4
 MOST_PASSES: Final = 4
@@ -325,7 +326,7 @@ class AdmissionJob(Job):
         counts.moved_bytes += pace.moved_bytes + own_pace.moved_bytes
         self.record.done += 1  # for who looks; the map says what is done
         if len(fenced) < needed(bucket, target):
-            await self._note_loss(own)
+            await self._note_loss(stored, bucket)
 
     async def _equal(
         self, stored: StoredKeyspace, bucket: Bucket, target: Target, copies: list[Copy]
@@ -378,12 +379,15 @@ class AdmissionJob(Job):
             )
         return found
 
-    async def _note_loss(self, own: Copy) -> None:
-        """Everything acknowledged after the newest version that is left may be lost."""
-        entries = await own.entries(1, [0])
-        newest = max((physical_ms(order) for order in entries.values() if order), default=0)
-        known = self.record.loss_from_ms if self.record.loss_to_ms else newest
-        self.record.loss_from_ms = min(known, newest)
+    async def _note_loss(self, stored: StoredKeyspace, bucket: Bucket) -> None:
+        """Up to repaired-through every owner has everything; what came later may be lost. Without
+        a repair ever nothing is known, and the window begins at 0.
+        """
+        name, index = stored.settings.name, bucket.id // RANGE_BUCKETS
+        entry = await self._ledger.store.read(repaired_path(self._term.paths, name, index))
+        through = repaired_through(entry, bucket.id)
+        known = self.record.loss_from_ms if self.record.loss_to_ms else through
+        self.record.loss_from_ms = min(known, through)
         self.record.loss_to_ms = now_ms()
 
     # --- the end

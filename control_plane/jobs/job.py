@@ -50,8 +50,8 @@ class JobRecord(msgspec.Struct, kw_only=True):
     """A job as the store holds it. Times are Unix milliseconds.
 
     A repair goes over `buckets` of `keyspace` (none named: all), of which `next` is the cursor. An
-    admission gives `node` the life `run_id` (hex) under `incarnation`; `loss_from_ms` is the newest
-    version that was left where no majority was.
+    admission gives `node` the life `run_id` (hex) under `incarnation`; where no majority was left,
+    what was acknowledged between `loss_from_ms` and `loss_to_ms` may be lost (to 0: nothing is).
     """
 
     id: str

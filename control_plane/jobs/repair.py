@@ -15,7 +15,7 @@ from buckets.bucket_map import RANGE_BUCKETS, Bucket, Mode
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
 from control_plane.controllers.leading import Term
 from control_plane.coordination.paths import ClusterPaths
-from control_plane.coordination.store import Op, Put
+from control_plane.coordination.store import Entry, Op, Put
 from control_plane.jobs.equalizing import Findings, Terms, equalize
 from control_plane.jobs.job import DONE, FAILED, Divergence, Job, JobLedger, JobRecord, now_ms
 from control_plane.jobs.node_links import NodeLinks
@@ -24,6 +24,7 @@ from replicas.commands import pack_limits
 from replicas.errors import ReplicaError
 from replicas.layout import bucket_keys
 from replicas.quorum import majority
+from replicas.version import ZERO_VERSION, physical_ms
 
 MOST_PASSES: Final = 3
 MOST_RETRIES: Final = 3
@@ -37,6 +38,12 @@ _log = structlog.get_logger(part="repair")
 def repaired_path(paths: ClusterPaths, keyspace: str, index: int) -> str:
     """Where repaired-through of a range's buckets is: JSON, bucket -> version in hexadecimal."""
     return f"{paths.root}/repaired/{keyspace}/{index:03d}"
+
+
+def repaired_through(entry: Entry | None, bucket: int) -> int:
+    """Unix milliseconds up to which every owner of a bucket has everything; 0: not known."""
+    known: dict[str, str] = msgspec.json.decode(entry.value) if entry is not None else {}
+    return physical_ms(bytes.fromhex(known.get(str(bucket), ZERO_VERSION.hex())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -802,9 +802,9 @@ class JobStatus(_message.Message):
     eta_ms: _builtins.int
     """still to go; 0: unknown, or over"""
     loss_from_ms: _builtins.int
-    """what was acknowledged between these times may be lost;"""
+    """what was acknowledged between these times may be lost; from 0"""
     loss_to_ms: _builtins.int
-    """0: nothing"""
+    """when its buckets were never repaired; to 0: nothing is lost"""
     @_builtins.property
     def diverged(self) -> _containers.RepeatedCompositeFieldContainer[Global___Divergence]: ...
     def __init__(
