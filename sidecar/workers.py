@@ -130,6 +130,7 @@ class Worker:
         inherited = [fd for fd in (order.channel, order.grpc_unix, order.redis_unix) if fd >= 0]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # the folder it is started from has no say in what it imports
             "-m",
             "sidecar.worker",
             msgspec.json.encode(order).decode(),

@@ -221,6 +221,31 @@ class Coordinator:
         """Nobody waits for `op` any more: its end will be quiet. What was sent is not undone."""
         op.done = _nobody
 
+    def check_read(self, op: Read) -> DataError | None:
+        """What `read` would refuse whatever the replicas say; None: nothing, or no map yet."""
+        if self.map is not None and op.keyspace not in self._tables:
+            return self._unknown(op.keyspace)
+        return checks.key_error(op.key)
+
+    def check_write(self, op: Write) -> DataError | None:
+        """What `write` would refuse whatever the replicas say; None: nothing, or no map yet.
+
+        Who is to write many keys or none of them asks this of each before the first is sent.
+        """
+        table = self._tables.get(op.keyspace)
+        if table is None:
+            error = self._unknown(op.keyspace) if self.map is not None else None
+        else:
+            error = checks.write_error(op, table.keyspace.settings) or self._level_error(op, table)
+        return checks.with_outcome(error, op) if error is not None else None
+
+    def _level_error(self, op: Write, table: RoutingTable) -> DataError | None:
+        level = op.level or table.keyspace.settings.write_consistency
+        route = table.route(op.key)
+        if level in WRITE_LEVELS and route.needs_of_write(Consistency(level)) is not None:
+            return None
+        return checks.level_error(level, route, WRITE_LEVELS, "writes")
+
     def locate(self, keyspace: str, key: bytes, level: int) -> Location | DataError:
         """Where `key` lives and which replica a read at `level` would take first."""
         table = self._tables.get(keyspace)

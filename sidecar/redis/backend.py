@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
 from sidecar.core.operation import Read, Write
+from sidecar.errors import DataError
 
 
 class Backend(Protocol):
@@ -18,6 +19,12 @@ class Backend(Protocol):
     def read(self, op: Read, /) -> None: ...
 
     def write(self, op: Write, /) -> None: ...
+
+    def check_read(self, op: Read, /) -> DataError | None:
+        """What `read` would refuse before it sends anything; None: nothing."""
+
+    def check_write(self, op: Write, /) -> DataError | None:
+        """What `write` would refuse before it sends anything; None: nothing."""
 
     def cancel(self, op: Read | Write, /) -> None:
         """Nobody waits for `op` any more; `done` is not called. What was sent is not undone."""

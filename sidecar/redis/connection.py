@@ -136,7 +136,7 @@ def _enter(session: Session, user: bytes) -> bytes | None:
         if found.reason is Reason.NO_MAP:
             return replies.LOADING
         if found.reason is Reason.KEYSPACE_UNKNOWN:
-            return replies.WRONG_PASSWORD
+            return replies.wrong_user(found.message)
     session.use_keyspace(keyspace)
     return None
 

@@ -80,13 +80,24 @@ def _derive(session: Session, key: bytes, encode: ReadEncoder) -> None:
 
 
 def _read_many(session: Session, args: list[bytes], encode: GatherEncoder) -> None:
-    gather = session.begin_gather(encode)
-    done = gather.done
     keyspace, level, deadline = session.keyspace, session.level, session.deadline
-    gather.ops = [
-        Read(keyspace, key, level=level, deadline=deadline, done=done) for key in args[1:]
-    ]
+    ops = [Read(keyspace, key, level=level, deadline=deadline, done=_not_begun) for key in args[1:]]
+    check = session.door.backend.check_read
+    for op in ops:
+        error = check(op)
+        if error is not None:
+            note = f"none of the {len(ops)} keys was read" if len(ops) > 1 else ""
+            session.reply(session.failure(error, note))
+            return
+    gather = session.begin_gather(encode)
+    for op in ops:
+        op.done = gather.done
+    gather.ops = ops
     session.start_gather(gather, session.read)
+
+
+def _not_begun(op: Read) -> None:
+    """Replaced before the read begins."""
 
 
 def _length(_session: Session, op: Read) -> bytes:

@@ -27,7 +27,6 @@ NO_PASSWORD_SET = error(
     "ERR AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
 )
-WRONG_PASSWORD = error("WRONGPASS invalid username-password pair or user is disabled.")
 NO_PROTOCOL = error("NOPROTO unsupported protocol version")
 NOT_A_PROTOCOL = error("ERR Protocol version is not an integer or out of range")
 TOO_MANY_CLIENTS = error("ERR max number of clients reached")
@@ -47,6 +46,14 @@ _FIRST_WORD = {
     Fault.OVERLOADED: "OVERLOADED",
     Fault.DATA: "BADDATA",
 }
+
+
+def wrong_user(why: str) -> bytes:
+    """AUTH with a user's name that is no keyspace's: clients match the first word."""
+    return error(
+        "WRONGPASS invalid username-password pair or user is disabled. The user's name picks the "
+        f"keyspace, and {why}"
+    )
 
 
 def wrong_arity(name: str) -> bytes:

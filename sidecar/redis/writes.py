@@ -120,14 +120,28 @@ def _start(session: Session, key: bytes, value: bytes | None, expires_at_ms: int
 
 
 def _write_many(session: Session, items: list[tuple[bytes, bytes | None]]) -> None:
-    gather = session.begin_gather(_written if items[0][1] is not None else _deleted)
-    done = gather.done
+    """All of them, unless one is wrong in itself: then none, and nothing is written halfway."""
     keyspace, level, deadline = session.keyspace, session.level, session.deadline
-    gather.ops = [
-        Write(keyspace, key, value, level=level, deadline=deadline, done=done)
+    ops = [
+        Write(keyspace, key, value, level=level, deadline=deadline, done=_not_begun)
         for key, value in items
     ]
+    check = session.door.backend.check_write
+    for op in ops:
+        error = check(op)
+        if error is not None:
+            note = f"none of the {len(ops)} keys was written" if len(ops) > 1 else ""
+            session.reply(session.failure(error, note))
+            return
+    gather = session.begin_gather(_written if items[0][1] is not None else _deleted)
+    for op in ops:
+        op.done = gather.done
+    gather.ops = ops
     session.start_gather(gather, session.write)
+
+
+def _not_begun(op: Write) -> None:
+    """Replaced before the write begins."""
 
 
 def _written(session: Session, ops: Sequence[Write]) -> bytes:

@@ -60,7 +60,7 @@ class MemoryCoordinator:
 
     def read(self, op: Read) -> None:
         """Answer a read."""
-        error = self._refusal(op.keyspace, op.key, None)
+        error = self._refusal(op.keyspace, op.key, None) or self._failure(op.key)
         if error is not None:
             op.error = error
         else:
@@ -71,8 +71,15 @@ class MemoryCoordinator:
             op.level = Consistency.QUORUM
         self._answer(op)
 
-    def write(self, op: Write) -> None:
-        """Answer a write."""
+    def check_read(self, op: Read) -> DataError | None:
+        """What is wrong with the read in itself."""
+        return self._refusal(op.keyspace, op.key, None) if self.has_map else None
+
+    def check_write(self, op: Write) -> DataError | None:
+        """What is wrong with the write in itself."""
+        return self._write_refusal(op) if self.has_map else None
+
+    def _write_refusal(self, op: Write) -> DataError | None:
         error = self._refusal(op.keyspace, op.key, Outcome.NOT_APPLIED)
         if error is None and op.value is not None and len(op.value) > self.max_value_bytes:
             error = DataError(
@@ -82,6 +89,11 @@ class MemoryCoordinator:
                 Outcome.NOT_APPLIED,
                 field="value",
             )
+        return error
+
+    def write(self, op: Write) -> None:
+        """Answer a write."""
+        error = self._write_refusal(op) or self._failure(op.key)
         if error is not None:
             op.error = error
         else:
@@ -162,4 +174,7 @@ class MemoryCoordinator:
                 outcome,
                 field="key",
             )
+        return None
+
+    def _failure(self, key: bytes) -> DataError | None:
         return self.failures.get(key) if self.failures else None

@@ -1,6 +1,7 @@
 """What the coordinator refuses, keeps waiting, sheds and ends, whatever replicas do."""
 
 import gc
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from buckets.bucket_map import Consistency
 from replicas.record import MAX_TIME_MS
 from sidecar.core import coordinator
 from sidecar.core.location import Location
+from sidecar.core.operation import Read, Write
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 from tests.support.fake_cluster import KEYSPACE, TIMEOUT_S, FakeCluster
@@ -292,3 +294,60 @@ def test_nodes_that_join_and_leave_the_map_are_told() -> None:
     fewer = {number: node for number, node in cluster.map.nodes.items() if number != 3}
     joined, left = core.adopt(type(cluster.map)("test", 9, fewer, {}))
     assert (joined, [node.number for node in left]) == ([], [3])
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"key": b""}, Reason.KEY_INVALID),
+        ({"value": b"x" * ((1 << 20) + 1)}, Reason.VALUE_TOO_LARGE),
+        ({"expires_at_ms": -1}, Reason.EXPIRY_INVALID),
+        ({"keyspace": "nosuch"}, Reason.KEYSPACE_UNKNOWN),
+        ({"level": Consistency.BOUNDED}, Reason.CONSISTENCY_INVALID),
+        ({}, None),
+    ],
+)
+def test_what_is_wrong_with_a_write_in_itself_is_told_before_it_is_sent(
+    changes: dict[str, Any], reason: Reason | None
+) -> None:
+    cluster = FakeCluster()
+    core = cluster.sidecar.core
+    words: dict[str, Any] = {"keyspace": KEYSPACE, "key": KEY, "value": b"v", "level": 0}
+    op = Write(**(words | changes), deadline=cluster.now_s + 1, done=_never)
+    error = core.check_write(op)
+    assert (error.reason if error is not None else None) is reason
+    assert error is None or error.outcome is Outcome.NOT_APPLIED
+    assert not any(link.commands for link in cluster.sidecar.links.values())
+
+
+def test_a_level_that_some_bucket_has_no_owner_for_is_told_before_it_is_sent() -> None:
+    cluster = FakeCluster()
+    elsewhere = cluster.new_sidecar(zone="z")
+    level = Consistency.LOCAL_QUORUM
+    op = Write(KEYSPACE, KEY, b"v", level=level, deadline=cluster.now_s + 1, done=_never)
+    error = elsewhere.core.check_write(op)
+    assert error is not None
+    assert error.reason is Reason.NO_OWNER_IN_ZONE
+
+
+def test_what_is_wrong_with_a_read_in_itself_is_told_before_it_is_sent() -> None:
+    core = FakeCluster().sidecar.core
+
+    def problem(keyspace: str, key: bytes) -> Reason | None:
+        error = core.check_read(Read(keyspace, key, level=0, deadline=0.0, done=_never))
+        return error.reason if error is not None else None
+
+    assert problem(KEYSPACE, b"") is Reason.KEY_INVALID
+    assert problem("nosuch", KEY) is Reason.KEYSPACE_UNKNOWN
+    assert problem(KEYSPACE, KEY) is None
+
+
+def test_before_the_first_map_nothing_is_known_to_be_wrong() -> None:
+    core = FakeCluster(with_map=False).sidecar.core
+    assert core.check_read(Read("nosuch", KEY, level=0, deadline=0.0, done=_never)) is None
+    write = Write("nosuch", KEY, b"v", level=0, deadline=0.0, done=_never)
+    assert core.check_write(write) is None
+
+
+def _never(op: object) -> None:
+    raise AssertionError("it was not begun")

@@ -136,6 +136,30 @@ def test_a_write_of_many_keys_that_fails_says_what_became_of_each(talk: Conversa
     )
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("MSET", "new", "v", "", "v"),
+        ("MSET", "new", "v", "large", b"v" * (1 << 20) + b"v"),
+        ("DEL", "old", ""),
+        ("UNLINK", "old", b"k" * 1025),
+    ],
+)
+def test_a_write_of_many_keys_with_one_that_is_wrong_writes_none(
+    talk: Conversation, command: tuple[str | bytes, ...]
+) -> None:
+    talk.send("SET", "old", "v")
+    reply = talk.send(*command)
+    assert reply.startswith(b"-ERR ")
+    assert b"; none of the 2 keys was written" in reply
+    assert talk.send("MGET", "new", "old") == b"*2\r\n$-1\r\n$1\r\nv\r\n"
+
+
+def test_a_read_of_many_keys_with_one_that_is_wrong_reads_none(talk: Conversation) -> None:
+    assert b"; none of the 2 keys was read" in talk.send("MGET", "a", "")
+    assert talk.send("EXISTS", "").startswith(b"-ERR ")
+
+
 def test_the_list_of_outcomes_is_bounded(talk: Conversation) -> None:
     keys = [b"k%d" % at * 100 for at in range(2000)]
     failure = DataError(Reason.TIMEOUT, Fault.TIMEOUT, "too late", Outcome.UNKNOWN)
@@ -163,7 +187,9 @@ def test_a_number_picks_the_keyspace(talk: Conversation) -> None:
 def test_a_user_name_picks_the_keyspace(talk: Conversation) -> None:
     assert talk.send("AUTH", "other", "anything") == b"+OK\r\n"
     assert talk.session.keyspace == "other"
-    assert talk.send("AUTH", "nosuch", "x").startswith(b"-WRONGPASS ")
+    refused = talk.send("AUTH", "nosuch", "x")
+    assert refused.startswith(b"-WRONGPASS invalid username-password pair or user is disabled. ")
+    assert b"there is no keyspace 'nosuch'" in refused
     assert talk.session.keyspace == "other"
     talk.send("RESET")
     assert talk.session.keyspace == "default"
