@@ -84,6 +84,7 @@ def _as_json(found: Session) -> dict[str, object]:
         "runs": found.runs,
         "operations": found.operations,
         "outcomes": dict(sorted(found.outcomes.items())),
+        "changes": dict(sorted(found.changes.items())),
         "faults": dict(sorted(found.faults.items())),
         "violations": [{"seed": seed, "what": what} for seed, what in found.failed],
         "runs_per_minute": found.runs_per_minute,
@@ -94,6 +95,8 @@ def _print_summary(found: Session) -> None:
     _say(f"runs        {found.runs}, {found.runs_per_minute} a minute")
     outcomes = ", ".join(f"{count} {name}" for name, count in sorted(found.outcomes.items()))
     _say(f"operations  {found.operations}: {outcomes}")
+    changes = ", ".join(f"{count} {name}" for name, count in sorted(found.changes.items()))
+    _say(f"of the map  {changes}")
     _say(f"faults      {sum(found.faults.values())}")
     for name, count in sorted(found.faults.items()):
         _say(f"  {count:>6}  {name}")

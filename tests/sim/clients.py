@@ -10,7 +10,7 @@ from tests.sim.server import START_MS
 from tests.sim.sidecar import SimSidecar
 
 THINK_S = 0.12
-TIMEOUTS_S = (0.3, 1.0, 1.0, 3.0)
+TIMEOUTS_S = (0.05, 0.3, 1.0, 1.0, 3.0)
 WRITE_SHARE = 0.45
 DELETE_SHARE = 0.15
 EXPIRY_SHARE = 0.05
@@ -97,8 +97,11 @@ class Client:
         again = op.write and op.outcome == UNKNOWN and not op.orphaned
         if again and op.version and rng.random() < REPEAT_SHARE:
             self._home = rng.choice(self._run.sidecars)
-            repeat = self._op(True, op.key, op.level)
-            repeat.value, repeat.version, repeat.fresh = op.value, op.version, False
-            self._run.network.schedule.after(0.01, self._ask, repeat, 0)
+            self._run.network.schedule.after(0.01, self._repeat, op)
         else:
             self.think()
+
+    def _repeat(self, op: Op) -> None:
+        repeat = self._op(True, op.key, op.level)
+        repeat.value, repeat.version, repeat.fresh = op.value, op.version, False
+        self._ask(repeat, 0)

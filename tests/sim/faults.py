@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from buckets.bucket_map import Stage
 from replicas.fake import State
-from tests.sim.server import SimServer
+from tests.sim.server import SETTINGS, SimServer
 from tests.sim.sidecar import SimSidecar
 
 if TYPE_CHECKING:
@@ -16,6 +16,25 @@ if TYPE_CHECKING:
 
 MAX_SKEW_MS = 2000
 SMALL_SKEW_MS = 30
+THEME_SHARE = 0.6
+# Faults that are worse together than alone.
+THEMES: tuple[tuple[str, ...], ...] = (
+    ("rotation",),
+    ("rotation", "move"),
+    ("rotation", "new_epoch", "controller_sleeps"),
+    ("new_life_in_flight", "new_life_in_flight", "new_life_in_flight"),
+    ("half_written", "half_written", "half_written"),
+    ("missed_then_moved", "missed_then_moved", "controller_dies"),
+    ("move_past_a_sleeper", "move_past_a_sleeper"),
+    ("move", "freeze", "control_plane_away", "one_way"),
+    ("move", "one_way", "torn", "slow"),
+    ("move", "pause", "lonely_server", "controller_dies"),
+    ("move", "move", "controller_sleeps", "kill_sidecar"),
+    ("flush", "new_epoch", "move"),
+    ("wrong_dump", "crash_with_old_dump", "control_plane_away"),
+    ("new_life_in_flight", "crash_empty", "freeze"),
+    ("one_way", "torn", "reset", "kill_sidecar"),
+)
 
 
 class Faults:
@@ -37,9 +56,11 @@ class Faults:
     def plan(self, until_s: float) -> None:
         """Chooses kinds and times."""
         rng, schedule = self._rng, self._run.schedule
-        kinds = rng.sample(sorted(KINDS), rng.randint(2, 6))
+        kinds = rng.sample(sorted(KINDS), rng.randint(2, 5))
         if self._only:
             kinds = [self._only] * rng.randint(2, 3) + kinds[:1]
+        elif rng.random() < THEME_SHARE:
+            kinds = [*rng.choice(THEMES), *kinds[:2]]
         for host in self._hosts():
             host.offset_ms = rng.randint(-SMALL_SKEW_MS, SMALL_SKEW_MS)
         for kind in kinds:
@@ -143,6 +164,94 @@ class Faults:
         self._cut([(asker, s.name) if there else (s.name, asker) for s in servers])
         return True
 
+    def unreachable(self) -> bool:
+        """One server can not be connected to, so that writes go without it."""
+        self._shun(self._owner(), self._rng.uniform(0.2, 1.5))
+        return True
+
+    def _shun(self, server: SimServer, duration_s: float) -> None:
+        network = self._run.network
+        for sidecar in self._run.sidecars:
+            for source, target in ((sidecar.name, server.name), (server.name, sidecar.name)):
+                network.block(source, target)
+                self._run.schedule.after(duration_s, network.heal, source, target)
+        for link in list(server.links):
+            if isinstance(link.owner, SimSidecar):
+                link.drop()
+
+    def rotation(self) -> bool:
+        """One owner misses writes, another loses what it has, the third goes away: each in turn."""
+        numbers = [owner.node for owner in self._run.store.bucket.owners]
+        away, loser, last = (self._run.servers[n] for n in self._rng.sample(numbers, 3))
+        first_s = self._rng.uniform(0.2, 0.8)
+        self._shun(away, first_s)
+        lose = self._rng.choice((self._lose_all, self._flush_now, self._older_dump, self._foreign))
+        lose(loser, first_s * self._rng.uniform(0.3, 1.2))
+        self._run.schedule.after(first_s, self._shun, last, self._rng.uniform(0.5, 1.5))
+        return True
+
+    def half_written(self) -> bool:
+        """One owner can not be reached; another has a clock so slow that it refuses what is new."""
+        numbers = [owner.node for owner in self._run.store.bucket.owners]
+        slow, away = (self._run.servers[n] for n in self._rng.sample(numbers, 2))
+        slow.offset_ms = -self._rng.randint(SETTINGS.max_skew_ms + 100, MAX_SKEW_MS)
+        self._later(0.6, 1.5, setattr, slow, "offset_ms", 0)
+        self._shun(away, self._rng.uniform(0.1, 0.5))
+        return True
+
+    def missed_then_moved(self) -> bool:
+        """An owner that has missed writes stays; another, which has them, dies and gives way."""
+        run = self._run
+        numbers = [owner.node for owner in run.store.bucket.owners]
+        away, leaving = self._rng.sample(numbers, 2)
+        zone = run.servers[leaving].zone
+        spare = [n for n in sorted(set(run.servers) - set(numbers)) if run.servers[n].zone == zone]
+        if not spare:
+            return False
+        target = {*numbers, self._rng.choice(spare)} - {leaving}
+        for_s = self._rng.uniform(0.2, 0.6)
+        self._shun(run.servers[away], for_s)
+        run.schedule.after(for_s, self._move_to, tuple(sorted(target)))
+        run.schedule.after(for_s, self._stop_for, run.servers[leaving], 2.0)
+        return True
+
+    def move_past_a_sleeper(self) -> bool:
+        """A sidecar sleeps through a whole move, and hears of it from no control plane."""
+        run, sidecar = self._run, self._sidecar()
+        numbers = [owner.node for owner in run.store.bucket.owners]
+        target = {self._another(number, numbers) for number in numbers}
+        if not sidecar.alive or sidecar.frozen or not run.store.request_move(tuple(sorted(target))):
+            return False
+        run.cut_off.add(sidecar.name)
+        sidecar.freeze()
+        self._later(0.3, 1.5, sidecar.thaw)
+        self._later(2.0, 3.0, run.reconnect, sidecar)
+        return True
+
+    def _another(self, number: int, but: list[int]) -> int:
+        """A node of the same zone that is none of `but`; the node itself when there is none."""
+        servers = self._run.servers
+        spare = [n for n in servers if n not in but and servers[n].zone == servers[number].zone]
+        return spare[0] if spare else number
+
+    def _move_to(self, target: tuple[int, ...]) -> None:
+        if not self._stopped and self._run.store.request_move(target):
+            self.count("moved")
+
+    def _lose_all(self, server: SimServer, after_s: float) -> None:
+        self._run.schedule.after(after_s, self._crash_to, server, State())
+
+    def _older_dump(self, server: SimServer, after_s: float) -> None:
+        self._run.schedule.after(after_s, self._crash_to, server, server.replica.snapshot())
+
+    def _foreign(self, server: SimServer, after_s: float) -> None:
+        others = [each for each in self._run.servers.values() if each is not server]
+        other = self._rng.choice(others)
+        self._run.schedule.after(after_s, self._swap, server, other, other.replica.snapshot())
+
+    def _flush_now(self, server: SimServer, after_s: float) -> None:
+        self._run.schedule.after(after_s, self._flush, server)
+
     def lonely_server(self) -> bool:
         """Nobody reaches one server, or is reached by it."""
         name = self._owner().name
@@ -154,11 +263,13 @@ class Faults:
 
     def restart(self) -> bool:
         """A server restarts with all that it had."""
-        server = self._owner()
-        if not server.up:
+        return self._stop_for(self._owner(), self._rng.uniform(0.02, 0.8))
+
+    def _stop_for(self, server: SimServer, duration_s: float) -> bool:
+        if self._stopped or not server.up:
             return False
         server.die()
-        self._later(0.02, 0.8, self._live_again, server, None)
+        self._run.schedule.after(duration_s, self._live_again, server, None)
         return True
 
     def _live_again(self, server: SimServer, state: State | None, kept: bool = True) -> None:
@@ -218,27 +329,33 @@ class Faults:
 
     def _crash_to(self, server: SimServer, state: State) -> None:
         if not self._stopped and self._lose(server, state):
-            self.count("crash_with_old_dump, crashed")
+            self.count("crashed, with little or nothing")
 
     def wrong_dump(self) -> bool:
         """A server was stopped cleanly, and comes back with another server's dump."""
         server, other = self._owner(), self._owner()
-        if server is other or not server.up or not self._may_lose(server.number):
-            return False
-        server.die()
-        self._later(0.02, 0.3, self._swap, server, other.replica.snapshot())
-        return True
+        self._later(0.1, 1.0, self._swap, server, other, other.replica.snapshot())
+        return server is not other
 
-    def _swap(self, server: SimServer, state: State) -> None:
-        if not server.up:
+    def _swap(self, server: SimServer, other: SimServer, state: State) -> None:
+        if self._stopped or server is other or not server.up:
+            return
+        if self._may_lose(server.number):
+            self.count("wrong_dump, loaded")
+            server.die()
             server.live_again(state, complete=True)
 
     def flush(self) -> bool:
         """FLUSHALL: the server and its connections live on."""
-        server = self._owner()
-        if not server.up or not self._may_lose(server.number):
+        return self._flush(self._owner())
+
+    def _flush(self, server: SimServer) -> bool:
+        if self._stopped or not server.up or not self._may_lose(server.number):
             return False
         server.replica.state = State()
+        self._run.trace("fault", "%s is flushed", server.name)
+        if self._rng.random() < 0.3:
+            self._later(0.0, 0.1, self.new_epoch)
         return True
 
     def flip(self) -> bool:
@@ -259,6 +376,10 @@ class Faults:
         if not server.up or not self._may_lose(server.number):
             return False
         others = [each for each in self._run.servers.values() if each is not server]
+        gone = self._rng.choice(others)
+        for link in list(gone.links):
+            if link.owner is sidecar:
+                link.drop()
         self._cut([(sidecar.name, each.name) for each in others], least_s=0.7)
         self._later(0.05, 0.4, self._forget, server)
         return True
@@ -319,7 +440,7 @@ class Faults:
 
     def new_epoch(self) -> bool:
         """The bucket's epoch goes up, with the same owners."""
-        return self._run.store.request_epoch()
+        return not self._stopped and self._run.store.request_epoch()
 
     def controller_dies(self) -> bool:
         """Leaders die, each at some step."""

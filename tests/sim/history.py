@@ -91,6 +91,7 @@ class History:
     # keys that a read at QUORUM and one at ALL answered after the last fault
     read_at_quorum: frozenset[bytes] = frozenset()
     read_at_all: frozenset[bytes] = frozenset()
+    over_s: float = float("inf")  # when the run was over
     step: int = 0
 
     def next_step(self) -> int:

@@ -120,7 +120,9 @@ def _copy(
 ) -> Generator[Request, Answers, set[int]]:
     """The version-maximum of the fenced majority of old, to each target; who holds it all."""
     store = controller.store
-    sources = sorted(fenced)[: RULES.sources or None]
+    sources = sorted(fenced)
+    if RULES.sources:
+        sources = controller.rng.sample(sources, RULES.sources)
     records = yield from collect(controller, sources, RULES.sources or majority(old))
     complete: set[int] = set()
     if records is None:

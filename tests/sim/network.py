@@ -178,6 +178,15 @@ class SimLink:
             self._outbox.pop()
         self._break(0)
 
+    def drop(self) -> None:
+        """The connection is gone on both sides at once, with all that was under way."""
+        self._outbox.clear()
+        if self.owner.frozen:
+            self._break(0)  # it learns of it when it wakes up
+        elif not self.closed:
+            self.broken = True
+            self._lose(unsent_at_s=None)
+
     def _break(self, replies: int) -> None:
         if self.broken or self.closed:
             return
@@ -194,6 +203,8 @@ class SimLink:
 
     def abandon(self) -> None:
         """The owner is dead: nobody is told."""
+        if self.closed:
+            return
         self.closed = True
         self._waiting.clear()
         self._forget_at_server()

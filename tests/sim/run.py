@@ -21,8 +21,8 @@ from tests.sim.store import Store, responses
 from tests.sim.tending import tend
 from tests.sim.trace import Trace
 
-TURMOIL_S = 4.0  # faults and operations
-PEACE_S = 4.0  # everything is mended
+TURMOIL_S = 3.5  # faults and operations
+PEACE_S = 2.5  # everything is mended
 LEADER_AFTER_S = 0.3  # until another leads
 
 
@@ -34,6 +34,7 @@ class Result:
     operations: int
     outcomes: Counter[str]
     faults: Counter[str]
+    changes: Counter[str]  # by the control plane
     violations: list[str]
     trace: list[str] = field(default_factory=list)
 
@@ -50,7 +51,9 @@ class Run:
         self.network = Network(self.schedule, self.trace, self.rng)
         rng = self.rng
         self.replication = 3 if rng.random() < 0.8 else 5
-        node_count = self.replication + rng.choice((0, 1, 3) if self.replication == 3 else (0, 1))
+        node_count = self.replication + rng.choice(
+            (0, 1, 2, 3) if self.replication == 3 else (0, 1)
+        )
         self.servers = {
             number: SimServer(number, self.history, self.trace, lambda: self.schedule.now)
             for number in range(1, node_count + 1)
@@ -164,6 +167,7 @@ class Run:
             len(self.history.ops),
             Counter(op.outcome for op in self.history.ops),
             self.faults.counts,
+            self.store.changes,
             violations(self.history),
             self.trace.lines,
         )
@@ -211,6 +215,7 @@ class Run:
 
     def _gather(self) -> None:
         history = self.history
+        history.over_s = self.schedule.now
         history.stored = {number: server.records() for number, server in self.servers.items()}
         if self.store.bucket.stage is Stage.OLD:
             history.final_owners = self._trusted_owners()

@@ -22,6 +22,7 @@ class Session:
     operations: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
     failed: list[tuple[int, list[str]]] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -31,6 +32,7 @@ class Session:
         self.operations += result.operations
         self.outcomes.update(result.outcomes)
         self.faults.update(result.faults)
+        self.changes.update(result.changes)
         if result.violations:
             self.failed.append((result.seed, result.violations))
 

@@ -68,6 +68,7 @@ class SimSidecar:
         self._trace = run.network.trace
         self._number = number
         self._processes = 0
+        self._ticking = False
         self._held: list[Callable[[], None]] = []  # reached it while it was frozen, in order
         self._thawed_s = 0.0
         self._active: dict[int, Op] = {}
@@ -77,7 +78,6 @@ class SimSidecar:
         self.assembly = MapAssembly("sim")
         self.saved = b""
         self._streaming = False
-        self._tick(self._processes)
         self._look(self._processes)
 
     def _new_clock(self, ceiling_ms: int) -> SimClock:
@@ -108,10 +108,13 @@ class SimSidecar:
     def _tick(self, process: int) -> None:
         if process != self._processes:
             return
-        if not self.frozen and self.alive:
+        if not self.frozen:
             self.core.tick()
             self.clock.keep_ahead()
-        self._schedule.after(TICK_S, self._tick, process)
+        # Nothing is to be ended while nothing is under way.
+        self._ticking = bool(self._active)
+        if self._ticking:
+            self._schedule.after(TICK_S, self._tick, process)
 
     def _look(self, process: int) -> None:
         """Closes connections that leave requests unanswered; lets replicas be chosen anew."""
@@ -221,6 +224,9 @@ class SimSidecar:
             self._orphan(op)
             return
         self._active[op.number] = op
+        if not self._ticking:
+            self._ticking = True
+            self._schedule.after(TICK_S, self._tick, self._processes)
         if self.frozen:
             self._held.append(lambda: self._begin(op, timeout_s, expires_at_ms))
         else:
@@ -323,6 +329,7 @@ class SimSidecar:
         self.links.clear()
         self._held.clear()
         active, self._active = self._active, {}
+        self._ticking = False
         self._processes += 1  # what its operations do from now on reaches nobody
         for op in active.values():
             self._orphan(op)
@@ -336,7 +343,6 @@ class SimSidecar:
         self.assembly = MapAssembly("sim")
         if self.saved:
             self._adopt(self.assembly.load(self.saved), "its disk")
-        self._tick(self._processes)
         self._look(self._processes)
 
 

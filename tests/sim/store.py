@@ -4,12 +4,13 @@ One bucket. Every change is one transaction, guarded by the leader's term and by
 the leader has read; a deposed leader's transaction fails.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from buckets.bucket_map import Bucket, BucketMap, Keyspace, Owner, Stage
 from buckets.codec import encode_entry, map_resources
-from buckets.topology import Node
+from buckets.topology import Node, NodeState
 from protos.dabbawala.v1 import discovery_pb2
 from tests.sim.history import History
 from tests.sim.server import KEYSPACE, SETTINGS
@@ -34,6 +35,7 @@ class Store:
         self.maps = [first]  # all that were published
         self.cursor = Cursor()
         self.leader = ""
+        self.changes: Counter[str] = Counter()  # what was committed, by kind
         self.publish: Callable[[], None] = lambda: None
         self._history = history
         self._trace = trace
@@ -81,8 +83,23 @@ class Store:
         table = {**self.map.nodes, **{node.number: node for node in nodes}}
         self.cursor = cursor or self.cursor
         self._trace(leader, "commits %s %s %s", bucket or "no bucket", nodes, self.cursor)
+        self._count(bucket, nodes)
         self._adopt(replace(self.map, revision=revision + 1, keyspaces=keyspaces, nodes=table))
         return True
+
+    def _count(self, bucket: Bucket | None, nodes: tuple[Node, ...]) -> None:
+        """Of what is about to change."""
+        before = self.bucket
+        for node in nodes:
+            if node.state is not self.node(node.number).state:
+                taken = "suspected" if node.state is NodeState.SUSPECT else "taken back"
+                self.changes[taken] += 1
+            elif bucket is None:
+                self.changes["new lives trusted"] += 1
+        if bucket is not None:
+            self.changes["epochs"] += 1
+            if bucket.stage is not before.stage:
+                self.changes[f"stage {bucket.stage.name}"] += 1
 
     def request_move(self, target: tuple[int, ...]) -> bool:
         """Somebody asks for other owners; False: one change of owners at a time."""

@@ -20,18 +20,33 @@ from tests.sim.rules import RULES
 from tests.sim.server import KEYS
 from tests.sim.store import Cursor
 
-LOOK_EVERY_S = 0.15
+LOOK_EVERY_S = 0.2
+LOOKS = 4  # at the store, in between
 
 Step = Generator[Request, Answers, bool]  # False: another leads, or has changed something
 
 
 def tend(controller: Controller) -> Job:
     """The leader's job."""
+    store = controller.store
+    raised = 0
     while True:
+        if raised != store.bucket.epoch and store.bucket.stage is Stage.OLD:
+            # At once, as the map says; who is not there is caught up with later.
+            raised = store.bucket.epoch
+            yield from raise_fences(controller, _active_owners(controller))
+        revision = store.revision
         going_on = yield from _round(controller)
         if not going_on:
             return
-        yield LOOK_EVERY_S
+        for _ in range(LOOKS):
+            if revision == store.revision:
+                yield LOOK_EVERY_S / LOOKS
+
+
+def _active_owners(controller: Controller) -> dict[int, Role]:
+    numbers = [owner.node for owner in controller.store.bucket.owners]
+    return {number: Role.OWNER for number in numbers if _is_active(controller, number)}
 
 
 def _round(controller: Controller) -> Step:
@@ -89,9 +104,11 @@ def _judge(controller: Controller, number: int, answer: Answer) -> Node | bool:
         if answer.life == node.run_id:
             return False
         return replace(node, run_id=answer.life, incarnation=node.incarnation + 1)
-    reading_old = store.bucket.stage is Stage.WRITE_BOTH_READ_OLD
-    joining = reading_old and owner not in store.bucket.owners
-    good = _fits(fence, owner) or (fence is None and raw is None and joining)
+    if store.bucket.stage is Stage.WRITE_BOTH_READ_OLD and owner not in store.bucket.owners:
+        # The move makes its fence; whatever lies there is of another time.
+        good = answer.life == node.run_id
+    else:
+        good = _fits(fence, owner)
     if good and node.state is NodeState.ACTIVE:
         if answer.life == node.run_id:
             return fence is not None and fence.epoch < store.bucket.epoch
@@ -167,7 +184,7 @@ def _take_back_within_epoch(controller: Controller, number: int, life: bytes) ->
     others = [each.node for each in store.bucket.owners if each.node != number]
     fence = Fence(store.bucket.epoch, store.bucket.stage, Role.OWNER, owner.incarnation)
     yield [Ask(number, create_fence(KEYS, fence.encode(), store.entry()), life)]
-    records = yield from collect(controller, others, 1)
+    records = yield from collect(controller, others, majority(len(store.bucket.owners)))
     if records is None:
         return store.leader == controller.name
     copied = yield from copy_to(

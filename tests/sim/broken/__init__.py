@@ -34,5 +34,5 @@ VARIANTS: dict[str, Variant] = {
     "not-applied-unproved": Variant(not_applied_unproved),
     "one-majority": Variant(one_majority),
     "one-copy-source": Variant(one_source),
-    "life-without-epoch": Variant(life_without_epoch),
+    "life-without-epoch": Variant(life_without_epoch, "new_life_in_flight"),
 }

@@ -11,7 +11,7 @@ def ends(history: History) -> list[str]:
     """Operations that did not end, ended twice, or too late."""
     found = []
     for op in history.ops:
-        if op.orphaned:
+        if op.orphaned or (not op.ends and op.due_s >= history.over_s):
             continue
         if op.ends != 1 or op.outcome == PENDING:
             found.append(f"{op} ended {op.ends} times")
