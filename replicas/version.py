@@ -31,6 +31,11 @@ class HybridClock:
         self._last = (floor_ms << COUNTER_BITS) | ((1 << COUNTER_BITS) - 1) if floor_ms else 0
 
     @property
+    def writer(self) -> bytes:
+        """The 8 bytes with which every version issued ends."""
+        return self._writer
+
+    @property
     def last_ms(self) -> int:
         """Milliseconds of the highest version issued or merged."""
         return self._last >> COUNTER_BITS

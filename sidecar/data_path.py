@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import SystemRandom
 
 import structlog
 from grpc_health.v1.health_pb2 import HealthCheckResponse
@@ -55,6 +56,7 @@ class DataPath:
             clock=self._clock,
             wall_ms=wall_ms,
             monotonic=time.monotonic,
+            dice=SystemRandom(),
             default_timeout_ms=config.default_timeout_ms,
         )
         self.hints = Hinting(config, worker, self.core, wall_ms=wall_ms, monotonic=time.monotonic)

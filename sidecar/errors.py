@@ -37,8 +37,11 @@ class Reason(enum.StrEnum):
     EXPIRY_INVALID = "EXPIRY_INVALID"
     VERSION_INVALID = "VERSION_INVALID"
     REQUEST_INVALID = "REQUEST_INVALID"
+    OPERATION_ID_INVALID = "OPERATION_ID_INVALID"
+    OPERATION_EXPIRED = "OPERATION_EXPIRED"
+    NOT_AN_INTEGER = "NOT_AN_INTEGER"
+    INTEGER_OVERFLOW = "INTEGER_OVERFLOW"
     NEEDS_LINEARIZABLE = "NEEDS_LINEARIZABLE"
-    MODE_UNSUPPORTED = "MODE_UNSUPPORTED"
     NO_MAP = "NO_MAP"
     NO_OWNER_IN_ZONE = "NO_OWNER_IN_ZONE"
     NOT_ENOUGH_REPLICAS = "NOT_ENOUGH_REPLICAS"
@@ -63,7 +66,8 @@ class DataError:
     epoch: int = 0
     acks_had: int = 0
     acks_needed: int = 0
-    version: bytes = b""  # what an UNKNOWN write is repeated with
+    version: bytes = b""  # what an UNKNOWN write is repeated with, in tunable keyspaces
+    operation_id: bytes = b""  # the same in linearizable ones
 
     @property
     def retryable(self) -> bool:

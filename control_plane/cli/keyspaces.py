@@ -57,6 +57,14 @@ WriteLevel = Annotated[
     Level | None, typer.Option(case_sensitive=False, help="Of writes that name none.")
 ]
 RedisDb = Annotated[int, typer.Option(min=-1, max=9999, help="The n of SELECT n; -1 for none.")]
+Durable = Annotated[
+    Durability | None,
+    typer.Option(
+        case_sensitive=False,
+        help="What a node has done before it acknowledges a write.",
+        show_default="memory; of linearizable keyspaces fsync",
+    ),
+]
 MaxValue = Annotated[int, typer.Option(min=0, help="Largest value in bytes.", show_default="1 MiB")]
 
 # Creating fences on every owner of every bucket takes longer than a question.
@@ -69,7 +77,7 @@ def keyspace_create(
     buckets: Buckets = 0,
     copies: Copies = 0,
     mode: Annotated[Mode, typer.Option(case_sensitive=False)] = Mode.TUNABLE,
-    durability: Annotated[Durability, typer.Option(case_sensitive=False)] = Durability.MEMORY,
+    durability: Durable = None,
     read_consistency: ReadLevel = None,
     write_consistency: WriteLevel = None,
     redis_db: RedisDb = -1,
@@ -84,7 +92,7 @@ def keyspace_create(
         buckets=buckets,
         replication_factor=copies,
         mode=map_pb2.KeyspaceMode.Value(f"KEYSPACE_MODE_{mode.name}"),
-        durability=map_pb2.Durability.Value(f"DURABILITY_{durability.name}"),
+        durability=_durability_number(durability),
         read_consistency=int(level_number(read_consistency)),
         write_consistency=int(level_number(write_consistency)),
         redis_db=redis_db,
@@ -110,6 +118,11 @@ def keyspace_create(
             [f"dabba put -k {made.name} KEY VALUE", f"dabba keyspace describe {made.name}"]
         )
     )
+
+
+def _durability_number(durability: Durability | None) -> "map_pb2.Durability.ValueType":
+    name = durability.name if durability is not None else "UNSPECIFIED"
+    return map_pb2.Durability.Value(f"DURABILITY_{name}")
 
 
 @keyspace_app.command("list")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from buckets.bucket_map import Consistency, Durability, KeyspaceSettings
+from buckets.bucket_map import Consistency, Durability, KeyspaceSettings, Mode
 from control_plane.errors import Violation
 from protos.dabbawala.v1 import map_pb2
 
@@ -40,7 +40,11 @@ def with_defaults(config: map_pb2.KeyspaceConfig) -> map_pb2.KeyspaceConfig:
     filled.mode = config.mode or map_pb2.KEYSPACE_MODE_TUNABLE
     filled.read_consistency = config.read_consistency or _DEFAULTS.read_consistency
     filled.write_consistency = config.write_consistency or _DEFAULTS.write_consistency
-    filled.durability = config.durability or map_pb2.DURABILITY_MEMORY
+    # An acceptor that forgets breaks what the mode promises: only who asks for it gets it.
+    linearizable = filled.mode == map_pb2.KEYSPACE_MODE_LINEARIZABLE
+    filled.durability = config.durability or (
+        map_pb2.DURABILITY_FSYNC if linearizable else map_pb2.DURABILITY_MEMORY
+    )
     filled.max_value_bytes = config.max_value_bytes or _DEFAULTS.max_value_bytes
     filled.log_bytes_per_bucket = config.log_bytes_per_bucket or _DEFAULTS.log_bytes_per_bucket
     filled.max_skew_ms = config.max_skew_ms or _DEFAULTS.max_skew_ms
@@ -90,23 +94,30 @@ def _placement_violations(config: map_pb2.KeyspaceConfig, usable_nodes: int) -> 
             f"{copies} copies need as many nodes that are {kind}up and trusted,"
             f" there are {usable_nodes}; add nodes, or ask for fewer copies"
         )
+        if durable:
+            text += (
+                ". Or choose durability memory explicitly: an acknowledged write may then be lost"
+                " with the power"
+            )
         found.append(Violation("replication_factor", text))
     return found
 
 
 def _promise_violations(config: map_pb2.KeyspaceConfig) -> list[Violation]:
     found: list[Violation] = []
-    if config.mode == map_pb2.KEYSPACE_MODE_LINEARIZABLE:
-        found.append(Violation("mode", "linearizable is not available yet; use tunable"))
-    elif config.mode != map_pb2.KEYSPACE_MODE_TUNABLE:
-        found.append(_bad("mode", config.mode, "tunable"))
+    linearizable = config.mode == map_pb2.KEYSPACE_MODE_LINEARIZABLE
+    if not linearizable and config.mode != map_pb2.KEYSPACE_MODE_TUNABLE:
+        found.append(_bad("mode", config.mode, "tunable or linearizable"))
     if config.durability not in (map_pb2.DURABILITY_MEMORY, map_pb2.DURABILITY_FSYNC):
         found.append(_bad("durability", config.durability, "memory or fsync"))
     for name, value, allowed in (
         ("read_consistency", config.read_consistency, _READ_LEVELS),
         ("write_consistency", config.write_consistency, _WRITE_LEVELS),
     ):
-        if value not in allowed:
+        if linearizable and value != Consistency.QUORUM:
+            text = "a linearizable keyspace always goes by a majority; leave it out"
+            found.append(Violation(name, f"{_level_words(value)!r} is not allowed: {text}"))
+        elif value not in allowed:
             found.append(
                 _bad(name, _level_words(value), ", ".join(level.name for level in allowed))
             )
@@ -175,8 +186,15 @@ def notes(
     """What its settings promise, and what they do not, for `describe`."""
     majority = settings.replication_factor // 2 + 1
     spare = settings.replication_factor - majority
+    if settings.mode is Mode.LINEARIZABLE:
+        promise = (
+            "linearizable: every read sees every change that ended before it; changes can depend on"
+            " what stands (compare-and-set, increment)"
+        )
+    else:
+        promise = "tunable: the last writer wins"
     found = [
-        "tunable: the last writer wins",
+        promise,
         f"QUORUM is {majority} of {settings.replication_factor} owners, {spare} may be down",
         _durability_note(settings),
     ]
@@ -186,6 +204,12 @@ def notes(
 def _durability_note(settings: KeyspaceSettings) -> str:
     if settings.durability is Durability.FSYNC:
         return "durability fsync: every owner has a write on its disk before it acknowledges it"
+    if settings.mode is Mode.LINEARIZABLE:
+        return (
+            "durability memory: owners may forget what they promised and accepted. If a majority of"
+            " a bucket's owners lose power together, acknowledged changes are lost, and old values"
+            " come back; one of them alone is repaired from the others before it counts again"
+        )
     return (
         "durability memory: an acknowledged write may be only in the memory of the owners that"
         " acknowledged it; if all of those lose power, it is lost"

@@ -3,12 +3,13 @@
 import difflib
 from dataclasses import replace
 
-from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
+from buckets.bucket_map import Consistency, KeyspaceSettings
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
 from sidecar.core.health import Admission
 from sidecar.core.host import NO_COPY, Run
 from sidecar.core.operation import Read, Write
+from sidecar.core.register_op import Modify
 from sidecar.core.route import Route
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
@@ -30,18 +31,56 @@ def key_error(key: bytes) -> DataError | None:
 
 
 def write_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
-    """None for a write that the keyspace can take."""
-    if settings.mode is not Mode.TUNABLE:
-        return mode_error(settings)
+    """None for a write that the tunable keyspace can take."""
+    if op.operation_id:
+        return DataError(
+            Reason.OPERATION_ID_INVALID,
+            Fault.CALLER,
+            f"keyspace {settings.name} is tunable, where a write is repeated by retry_version: give"
+            " no operation_id",
+            outcome=Outcome.NOT_APPLIED,
+            field="operation_id",
+            keyspace=settings.name,
+        )
     return key_error(op.key) or _value_error(op, settings) or _version_error(op)
 
 
-def mode_error(settings: KeyspaceSettings) -> DataError:
-    """The keyspace is of the other mode."""
+def register_write_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
+    """None for a write that the linearizable keyspace can take."""
+    if op.version:
+        return DataError(
+            Reason.VERSION_INVALID,
+            Fault.CALLER,
+            f"keyspace {settings.name} is linearizable, where a write is repeated by operation_id:"
+            " give no retry_version",
+            outcome=Outcome.NOT_APPLIED,
+            field="retry_version",
+            keyspace=settings.name,
+        )
+    return key_error(op.key) or _value_error(op, settings)
+
+
+def needs_linearizable(settings: KeyspaceSettings) -> DataError:
+    """A change that depends on what stands was asked of a tunable keyspace."""
     return DataError(
-        Reason.MODE_UNSUPPORTED,
+        Reason.NEEDS_LINEARIZABLE,
         Fault.PRECONDITION,
-        f"keyspace {settings.name} is linearizable, which this version does not serve yet",
+        f"it reads before it writes, and keyspace {settings.name} is tunable: an old value could"
+        " replace a newer acknowledged one. Create one with: dabba keyspace create NAME --mode"
+        " linearizable",
+        outcome=Outcome.NOT_APPLIED,
+        keyspace=settings.name,
+    )
+
+
+def linearizable_level(level: int, settings: KeyspaceSettings) -> DataError:
+    """A level was asked of a linearizable keyspace."""
+    return DataError(
+        Reason.CONSISTENCY_INVALID,
+        Fault.CALLER,
+        f"keyspace {settings.name} is linearizable: every read and write goes by a majority, and"
+        f" {level_name(level)} would promise something else. Leave the consistency out",
+        field="consistency",
         keyspace=settings.name,
     )
 
@@ -169,7 +208,7 @@ def clock_error(why: OSError) -> DataError:
     )
 
 
-def epoch_timeout(op: Read | Write) -> DataError:
+def epoch_timeout(op: Read | Write | Modify) -> DataError:
     """Replicas know a later epoch, and it did not reach this sidecar in time."""
     return DataError(
         Reason.TIMEOUT,
@@ -180,7 +219,7 @@ def epoch_timeout(op: Read | Write) -> DataError:
     )
 
 
-def connect_timeout(op: Read | Write) -> DataError:
+def connect_timeout(op: Read | Write | Modify) -> DataError:
     """The first connections to owners that the map has just named took too long."""
     return DataError(
         Reason.TIMEOUT,
@@ -191,12 +230,13 @@ def connect_timeout(op: Read | Write) -> DataError:
     )
 
 
-def with_outcome(error: DataError, op: Read | Write) -> DataError:
+def with_outcome(error: DataError, op: Read | Write | Modify) -> DataError:
     """For a write: what a refusal before sending proves."""
     if isinstance(op, Read) or error.outcome is not None:
         return error
     if op.maybe_applied:
-        return replace(error, outcome=Outcome.UNKNOWN, version=op.version)
+        outcome, id_ = Outcome.UNKNOWN, op.operation_id
+        return replace(error, outcome=outcome, version=op.version, operation_id=id_)
     return replace(error, outcome=Outcome.NOT_APPLIED)
 
 
@@ -208,6 +248,7 @@ def replica_error(
     *,
     outcome: Outcome | None = None,
     version: bytes = b"",
+    operation_id: bytes = b"",
 ) -> DataError:
     """An error of the replicas' making: names the bucket, and what each replica said."""
     route = run.route
@@ -225,6 +266,7 @@ def replica_error(
         acks_had=had,
         acks_needed=needed,
         version=version,
+        operation_id=operation_id,
     )
 
 

@@ -6,7 +6,8 @@ It does no I/O of its own: links are handed in with the peers, and the shell cal
 
 import heapq
 from collections.abc import Callable
-from typing import Protocol
+from random import Random
+from typing import Any, Protocol
 
 from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace
 from buckets.hashing import key_hash
@@ -25,11 +26,15 @@ from sidecar.core.location import Location, location
 from sidecar.core.operation import Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.read import ReadRun, SampledReadRun
+from sidecar.core.register_op import Modify
+from sidecar.core.register_run import RegisterRun
+from sidecar.core.registers import Registers
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
-Run = ReadRun | WriteRun
+Operation = Read | Write | Modify
+Run = ReadRun | WriteRun | RegisterRun
 UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
@@ -62,6 +67,7 @@ class Coordinator:
         monotonic: Callable[[], float],
         learner: Learner | None = None,
         hints: HintKeeper | None = None,
+        dice: Random | None = None,
         default_timeout_ms: int = 1000,
     ) -> None:
         self.zone = zone
@@ -78,12 +84,14 @@ class Coordinator:
         self.hints = hints
         self._wall_ms = wall_ms
         self._monotonic = monotonic
+        # The clock's writer is as random as a process's dice have to be.
+        self._registers = Registers(self, wall_ms, monotonic, dice or Random(clock.writer))
         self._tables: dict[str, RoutingTable] = {}
         self._young: list[Run] = []  # started since the last tick
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
         self._slow: list[tuple[float, int, Run]] = []  # can be hurried: a heap by when it is slow
-        self._parked: list[Read | Write] = []  # wait for a (newer) map
-        self._unconnected: list[Read | Write] = []  # wait for a node's first connection
+        self._parked: list[Operation] = []  # wait for a (newer) map
+        self._unconnected: list[Operation] = []  # wait for a node's first connection
         self._sequence = 0
         self.active = 0
         self.admission = Admission(MAX_ACTIVE, self.now)
@@ -109,6 +117,7 @@ class Coordinator:
         parked, self._parked = self._parked, []
         for op in parked:
             self._again(op)
+        self._registers.adopted()
         return joined, left
 
     def _adopt_nodes(self, bucket_map: BucketMap) -> tuple[list[Node], list[Node]]:
@@ -154,12 +163,14 @@ class Coordinator:
         if table is None:
             self._without_table(op)
             return
-        served = table.served
-        error = checks.key_error(op.key) if served else checks.mode_error(table.keyspace.settings)
+        if not table.tunable:
+            self._start_register(op, table)
+            return
+        error = checks.key_error(op.key)
         if error is None and self.active >= self.admission.limit:
             error = checks.overloaded(self.admission)
         if error is not None:
-            self._reject(op, error)
+            self.reject(op, error)
             return
         if op.level == Consistency.UNSPECIFIED:
             op.level = table.keyspace.settings.read_consistency
@@ -168,7 +179,7 @@ class Coordinator:
         if groups is None:  # not asked for before, or not to be had
             groups = route.needs_of_read(Consistency(op.level)) if op.level in READ_LEVELS else None
             if groups is None:
-                self._reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
+                self.reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
                 return
         self.counters.reads += 1
         self.now = self._monotonic()
@@ -187,12 +198,15 @@ class Coordinator:
         if table is None:
             self._without_table(op)
             return
+        if not table.tunable:
+            self._start_register(op, table)
+            return
         settings = table.keyspace.settings
         error = checks.write_error(op, settings)
         if error is None and self.active >= self.admission.limit:
             error = checks.overloaded(self.admission)
         if error is not None:
-            self._reject(op, error)
+            self.reject(op, error)
             return
         if op.level == Consistency.UNSPECIFIED:
             op.level = settings.write_consistency
@@ -202,13 +216,13 @@ class Coordinator:
             known = op.level in WRITE_LEVELS
             groups = route.needs_of_write(Consistency(op.level)) if known else None
             if groups is None:
-                self._reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
+                self.reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
                 return
         if not op.version:
             try:
                 op.version = self.clock.next(self._wall_ms())
             except OSError as why:
-                self._reject(op, checks.clock_error(why))
+                self.reject(op, checks.clock_error(why))
                 return
         self.counters.writes += 1
         self.now = self._monotonic()
@@ -217,7 +231,26 @@ class Coordinator:
         self._young.append(run)
         run.start()
 
-    def cancel(self, op: Read | Write) -> None:
+    def modify(self, op: Modify) -> None:
+        """Run a change that depends on what stands; `op.done` is called once, perhaps before this
+        returns.
+        """
+        table = self._tables.get(op.keyspace)
+        if table is None:
+            self._without_table(op)
+        elif table.tunable:
+            self.reject(op, checks.needs_linearizable(table.keyspace.settings))
+        else:
+            self._start_register(op, table)
+
+    def _start_register(self, op: Operation, table: RoutingTable) -> None:
+        if self.active >= self.admission.limit:
+            self.reject(op, checks.overloaded(self.admission))
+            return
+        self.now = self._monotonic()
+        self._registers.start(op, table.route(op.key))
+
+    def cancel(self, op: Operation) -> None:
         """Nobody waits for `op` any more: its end will be quiet. What was sent is not undone."""
         op.done = _nobody
 
@@ -235,6 +268,8 @@ class Coordinator:
         table = self._tables.get(op.keyspace)
         if table is None:
             error = self._unknown(op.keyspace) if self.map is not None else None
+        elif not table.tunable:
+            error = checks.register_write_error(op, table.keyspace.settings)
         else:
             error = checks.write_error(op, table.keyspace.settings) or self._level_error(op, table)
         return checks.with_outcome(error, op) if error is not None else None
@@ -271,6 +306,11 @@ class Coordinator:
         """The key's bucket in the present map; None: no such keyspace in it, or no map."""
         table = self._tables.get(keyspace)
         return table.route(key) if table is not None else None
+
+    def is_linearizable(self, keyspace: str) -> bool:
+        """Whether the keyspace is in the map, and of that mode."""
+        table = self._tables.get(keyspace)
+        return table is not None and not table.tunable
 
     def keyspace_for_db(self, db: int) -> str | None:
         """The keyspace that `SELECT db` names."""
@@ -337,6 +377,16 @@ class Coordinator:
         )
         self.counters.failed(op.error)
         op.done(op)
+
+    # --- registers
+
+    def watch(self, run: RegisterRun) -> None:
+        """End the run at its deadline, hurry it if it is slow."""
+        self._young.append(run)
+
+    def await_connection(self, op: Operation) -> None:
+        """Begin again once a first connection has been made or not."""
+        self._queue(op, self._unconnected)
 
     # --- hints
 
@@ -409,10 +459,12 @@ class Coordinator:
         self.active -= 1
         return op
 
-    def _again(self, op: Read | Write) -> None:
+    def _again(self, op: Operation) -> None:
         if isinstance(op, Read):
             op.record = None
             self.read(op)
+        elif isinstance(op, Modify):
+            self.modify(op)
         else:
             op.superseded = False  # but a value that once existed did, whatever stands there now
             self.write(op)
@@ -437,7 +489,7 @@ class Coordinator:
             if run.op is not None:
                 self._sequence += 1
                 heapq.heappush(self._old, (run.op.deadline, self._sequence, run))
-                if isinstance(run, ReadRun) or run.op.level == Consistency.ANY:
+                if not isinstance(run, WriteRun) or run.op.level == Consistency.ANY:
                     heapq.heappush(self._slow, (run.slow_at(), self._sequence, run))
         old = self._old
         while old and (old[0][2].op is None or old[0][0] <= now):
@@ -446,6 +498,7 @@ class Coordinator:
             self._old = [waiting for waiting in old if waiting[2].op is not None]
             heapq.heapify(self._old)
         self._hurry_slow(now)
+        self._registers.tick(now)
         self._sweep_parked(now)
 
     def _hurry_slow(self, now: float) -> None:
@@ -477,12 +530,12 @@ class Coordinator:
             self._parked = [op for op in self._parked if op.deadline > now]
             for op in overdue:
                 known = op.keyspace in self._tables
-                self._reject(op, checks.epoch_timeout(op) if known else self._unknown(op.keyspace))
+                self.reject(op, checks.epoch_timeout(op) if known else self._unknown(op.keyspace))
         if self._unconnected:
             overdue = [op for op in self._unconnected if op.deadline <= now]
             self._unconnected = [op for op in self._unconnected if op.deadline > now]
             for op in overdue:
-                self._reject(op, checks.connect_timeout(op))
+                self.reject(op, checks.connect_timeout(op))
 
     # --- refusals before anything is sent
 
@@ -491,30 +544,29 @@ class Coordinator:
             return checks.no_map()
         return checks.unknown_keyspace(keyspace, self.keyspace_names())
 
-    def _without_table(self, op: Read | Write) -> None:
+    def _without_table(self, op: Operation) -> None:
         """No map yet: wait for it up to the deadline. A map without the keyspace: say so."""
         if self.map is not None:
-            self._reject(op, self._unknown(op.keyspace))
+            self.reject(op, self._unknown(op.keyspace))
         else:
             self._queue(op, self._parked)
 
-    def _queue(self, op: Read | Write, queue: list[Read | Write]) -> None:
+    def _queue(self, op: Operation, queue: list[Operation]) -> None:
         if len(queue) >= self.admission.limit:
-            self._reject(op, checks.overloaded(self.admission))
+            self.reject(op, checks.overloaded(self.admission))
         else:
             queue.append(op)
 
-    def _reject(self, op: Read | Write, error: DataError) -> None:
+    def reject(self, op: Operation, error: DataError) -> None:
+        """Answer with an error before anything is sent."""
         op.error = error = checks.with_outcome(error, op)
         self.counters.failed(error)
         _end(op)
 
 
-def _end(op: Read | Write) -> None:
-    if isinstance(op, Read):
-        op.done(op)
-    else:
-        op.done(op)
+def _end(op: Operation) -> None:
+    done: Callable[[Any], None] = op.done
+    done(op)
 
 
 def _nobody(op: object) -> None:

@@ -30,6 +30,7 @@ class Counters:
         "errors",
         "fence_refusals",
         "not_applied",
+        "outbid",
         "read_repairs",
         "reads",
         "reads_divergent",
@@ -45,12 +46,13 @@ class Counters:
         self.writes = 0
         self.reads_divergent = 0  # replicas differed
         self.reads_hurried = 0  # asked one more replica because one was slow
-        self.read_repairs = 0
         self.reads_replaced = 0  # asked another replica in place of one that failed
         self.demotions = 0  # replicas that stalled or failed, and are read last since
+        self.read_repairs = 0
         self.corrupt_records = 0
         self.fence_refusals = 0
         self.restarts = 0  # the epoch moved while the operation was under way
+        self.outbid = 0  # attempts at a register that another operation was faster than
         self.not_applied = 0
         self.unknown = 0
         self.errors: dict[Reason, int] = dict.fromkeys(Reason, 0)

@@ -67,6 +67,8 @@ class Write:
         "keyspace",
         "level",
         "maybe_applied",
+        "operation_id",
+        "repeated",
         "superseded",
         "tag",
         "value",
@@ -84,6 +86,7 @@ class Write:
         done: Callable[["Write"], None],
         expires_at_ms: int = 0,
         version: bytes = b"",
+        operation_id: bytes = b"",
         tag: Any = None,
     ) -> None:
         self.keyspace = keyspace
@@ -94,6 +97,8 @@ class Write:
         self.done = done
         self.expires_at_ms = expires_at_ms  # Unix milliseconds; 0: never
         self.version = version  # given: the same write as an earlier one whose outcome is unknown
+        self.operation_id = operation_id  # in linearizable keyspaces: the same, in the same case
+        self.repeated = False  # an earlier call with the id had done it
         self.tag = tag
         self.superseded = False
         self.existed = False
@@ -101,4 +106,4 @@ class Write:
         self.acks = 0
         # An earlier attempt may have been: one of the caller's, or one under an earlier epoch.
         # Such a write is never NOT_APPLIED.
-        self.maybe_applied = version != b""
+        self.maybe_applied = version != b"" or operation_id != b""

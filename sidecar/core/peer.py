@@ -27,6 +27,7 @@ class Peer:
     __slots__ = (
         "breaker",
         "counts",
+        "durable",
         "errors",
         "last_error",
         "latency_s",
@@ -43,17 +44,19 @@ class Peer:
         self.link: PeerLink | None = None
         self.life = b""  # run_id seen on the present connection
         self.counts = False
+        self.durable = False  # on the present connection: on disk before it is acknowledged
         self.latency_s = 0.0
+        self.breaker = Breaker()
         self.reads = 0
         self.writes = 0
-        self.breaker = Breaker()
         self.errors = 0
         self.last_error = "not connected yet"
         self.tried = False  # a first attempt to connect has ended
 
-    def connected(self, link: PeerLink, life: bytes) -> None:
+    def connected(self, link: PeerLink, life: bytes, *, durable: bool = False) -> None:
         """A checked connection to the life `life` stands."""
         self.link = link
+        self.durable = durable
         self.life = life
         self.tried = True
         self.judge()

@@ -7,6 +7,7 @@ replicas are read follows health and latency and is renewed a few times a second
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 from buckets.bucket_map import Bucket, Consistency, Keyspace, Mode, Stage
 from buckets.hashing import key_hash
@@ -39,6 +40,7 @@ class Route:
         "plans",
         "read_needs",
         "read_prefix",
+        "registers",
         "settings",
         "turn",
         "write_limits",
@@ -77,6 +79,7 @@ class Route:
         self.plans: dict[int, tuple[tuple[int, ...], ...]] = {}
         self.turn = 0
         self.learning = False
+        self.registers: Any = None  # a RegisterRoute, where the keyspace is linearizable
 
     @property
     def stage(self) -> Stage:
@@ -200,14 +203,14 @@ def _slots(mask: int, order: tuple[int, ...]) -> tuple[int, ...]:
 class RoutingTable:
     """The routes of one map snapshot, made when a bucket is first asked for."""
 
-    __slots__ = ("_keyspace", "_make", "_routes", "served", "shift")
+    __slots__ = ("_keyspace", "_make", "_routes", "shift", "tunable")
 
     def __init__(self, keyspace: Keyspace, make: Callable[[Keyspace, Bucket], Route]) -> None:
         self._keyspace = keyspace
         self._make = make
         self._routes: list[Route | None] = [None] * len(keyspace.buckets)
         self.shift = keyspace.shift
-        self.served = keyspace.settings.mode is Mode.TUNABLE
+        self.tunable = keyspace.settings.mode is Mode.TUNABLE
 
     def route(self, key: bytes) -> Route:
         """The route of the bucket that `key` hashes to."""

@@ -9,12 +9,12 @@ from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import Read, Write
-from sidecar.errors import DataError, Fault, Reason
-from sidecar.net.grpc_errors import fail_call, failure_message
+from sidecar.errors import DataError
+from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
+from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
 from sidecar.wire.grpc import Call, UnaryHandler
 
 SERVICE = b"/dabbawala.v1.Data/"
-DEFAULT_KEYSPACE = "default"
 MAX_BATCH = 10_000
 
 
@@ -24,6 +24,7 @@ class DataService:
     def __init__(self, core: Coordinator, monotonic: Callable[[], float]) -> None:
         self._core = core
         self._monotonic = monotonic
+        self._registers = RegisterCalls(core, self.deadline)
 
     def handlers(self) -> dict[bytes, UnaryHandler]:
         """Full method path -> handler."""
@@ -31,12 +32,14 @@ class DataService:
             SERVICE + b"Get": self.get,
             SERVICE + b"Put": self.put,
             SERVICE + b"Delete": self.delete,
+            SERVICE + b"CompareAndSet": self._registers.compare_and_set,
+            SERVICE + b"Increment": self._registers.increment,
             SERVICE + b"BatchGet": self.batch_get,
             SERVICE + b"BatchWrite": self.batch_write,
             SERVICE + b"Locate": self.locate,
         }
 
-    def _deadline(self, call: Call, timeout_ms: int) -> float:
+    def deadline(self, call: Call, timeout_ms: int) -> float:
         """The earlier of the request's timeout and the caller's grpc-timeout, in loop time."""
         seconds = (timeout_ms or self._core.default_timeout_ms) / 1000
         if call.timeout_ns is not None:
@@ -51,13 +54,13 @@ class DataService:
         try:
             request = pb.GetRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "GetRequest")
+            garbled(call, "GetRequest")
             return
         op = Read(
             request.keyspace or DEFAULT_KEYSPACE,
             request.key,
             level=request.consistency,
-            deadline=self._deadline(call, request.timeout_ms),
+            deadline=self.deadline(call, request.timeout_ms),
             done=_answer_get,
             tag=call,
         )
@@ -68,17 +71,18 @@ class DataService:
         try:
             request = pb.PutRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "PutRequest")
+            garbled(call, "PutRequest")
             return
         op = Write(
             request.keyspace or DEFAULT_KEYSPACE,
             request.key,
             request.value,
             level=request.consistency,
-            deadline=self._deadline(call, request.timeout_ms),
+            deadline=self.deadline(call, request.timeout_ms),
             done=_answer_put,
             expires_at_ms=request.expires_at_ms,
             version=request.retry_version,
+            operation_id=request.operation_id,
             tag=call,
         )
         self._core.write(op)
@@ -88,16 +92,17 @@ class DataService:
         try:
             request = pb.DeleteRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "DeleteRequest")
+            garbled(call, "DeleteRequest")
             return
         op = Write(
             request.keyspace or DEFAULT_KEYSPACE,
             request.key,
             None,
             level=request.consistency,
-            deadline=self._deadline(call, request.timeout_ms),
+            deadline=self.deadline(call, request.timeout_ms),
             done=_answer_delete,
             version=request.retry_version,
+            operation_id=request.operation_id,
             tag=call,
         )
         self._core.write(op)
@@ -109,11 +114,11 @@ class DataService:
         try:
             request = pb.BatchGetRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "BatchGetRequest")
+            garbled(call, "BatchGetRequest")
             return
         if _batch_too_large(call, len(request.keys), "keys"):
             return
-        deadline = self._deadline(call, request.timeout_ms)
+        deadline = self.deadline(call, request.timeout_ms)
         gather = _Gather(call, len(request.keys), pb.BatchGetResponse(), _get_result)
         for slot, key in enumerate(request.keys):
             op = Read(
@@ -131,16 +136,16 @@ class DataService:
         try:
             request = pb.BatchWriteRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "BatchWriteRequest")
+            garbled(call, "BatchWriteRequest")
             return
         if _batch_too_large(call, len(request.items), "items"):
             return
         missing = [i for i, item in enumerate(request.items) if item.WhichOneof("change") is None]
         if missing:
             field = f"items[{missing[0]}].change"
-            _bad_request(call, field, "an item needs `put` or `delete`; nothing was sent")
+            bad_request(call, field, "an item needs `put` or `delete`; nothing was sent")
             return
-        deadline = self._deadline(call, request.timeout_ms)
+        deadline = self.deadline(call, request.timeout_ms)
         gather = _Gather(call, len(request.items), pb.BatchWriteResponse(), _write_result)
         for slot, item in enumerate(request.items):
             is_put = item.WhichOneof("change") == "put"
@@ -153,6 +158,7 @@ class DataService:
                 done=gather.done,
                 expires_at_ms=item.expires_at_ms if is_put else 0,
                 version=item.retry_version,
+                operation_id=item.operation_id,
                 tag=slot,
             )
             self._core.write(op)
@@ -164,7 +170,7 @@ class DataService:
         try:
             request = pb.LocateRequest.FromString(message)
         except DecodeError:
-            _garbled(call, "LocateRequest")
+            garbled(call, "LocateRequest")
             return
         keyspace = request.keyspace or DEFAULT_KEYSPACE
         found = self._core.locate(keyspace, request.key, request.consistency)
@@ -221,7 +227,10 @@ def _get_response(op: Read) -> pb.GetResponse:
 
 def _put_response(op: Write) -> pb.PutResponse:
     return pb.PutResponse(
-        version=op.version, superseded=op.superseded, consistency=_level(op.level)
+        version=op.version,
+        superseded=op.superseded,
+        consistency=_level(op.level),
+        repeated_earlier=op.repeated,
     )
 
 
@@ -231,6 +240,7 @@ def _delete_response(op: Write) -> pb.DeleteResponse:
         superseded=op.superseded,
         existed=op.existed,
         consistency=_level(op.level),
+        repeated_earlier=op.repeated,
     )
 
 
@@ -299,18 +309,9 @@ def _owner_message(view: OwnerView) -> pb.OwnerView:
     )
 
 
-def _garbled(call: Call, message: str) -> None:
-    _bad_request(call, "", f"the body is not a serialized dabbawala.v1.{message}")
-
-
-def _bad_request(call: Call, field: str, message: str) -> None:
-    error = DataError(Reason.REQUEST_INVALID, Fault.CALLER, message, field=field)
-    fail_call(call, error)
-
-
 def _batch_too_large(call: Call, count: int, field: str) -> bool:
     if count <= MAX_BATCH:
         return False
     message = f"the batch has {count} {field}; it may have {MAX_BATCH}. Send several batches"
-    _bad_request(call, field, message)
+    bad_request(call, field, message)
     return True

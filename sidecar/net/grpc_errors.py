@@ -2,7 +2,7 @@
 
 A write whose outcome is UNKNOWN is ABORTED (or DEADLINE_EXCEEDED when time ran out), not
 UNAVAILABLE: clients repeat UNAVAILABLE by themselves, and such a repeat would be another write. To
-make it the same write, repeat it with the version that ErrorInfo carries.
+make it the same write, repeat it with the version (the operation id) that ErrorInfo carries.
 """
 
 from google.protobuf.any_pb2 import Any
@@ -82,6 +82,8 @@ def _metadata(error: DataError) -> dict[str, str]:
         metadata["acks_needed"] = str(error.acks_needed)
     if error.version:
         metadata["version"] = error.version.hex()
+    if error.operation_id:
+        metadata["operation_id"] = error.operation_id.hex()
     return metadata
 
 
@@ -105,4 +107,16 @@ def failure_message(error: DataError | None) -> pb.Failure:
         acks_needed=error.acks_needed,
         bucket=max(error.bucket, 0),
         epoch=error.epoch,
+        operation_id=error.operation_id,
     )
+
+
+def garbled(call: Call, message: str) -> None:
+    """End `call`: its body is no such message."""
+    bad_request(call, "", f"the body is not a serialized dabbawala.v1.{message}")
+
+
+def bad_request(call: Call, field: str, message: str) -> None:
+    """End `call`: the request's field is wrong."""
+    error = DataError(Reason.REQUEST_INVALID, Fault.CALLER, message, field=field)
+    fail_call(call, error)

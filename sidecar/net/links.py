@@ -93,7 +93,8 @@ class Links:
         try:
             if link.closed:
                 return
-            peer.connected(link, link.identity.run_id)
+            identity = link.identity
+            peer.connected(link, identity.run_id, durable=identity.durable)
             peer.latency_s = 0.0
             self._core.health_changed()
             log.info("replica connected", node=peer.node.id, health=peer.health)

@@ -107,6 +107,8 @@ def data_error(failure: DataError, note: str = "") -> bytes:
         facts.append(f"acks={failure.acks_had}/{failure.acks_needed}")
     if failure.outcome is Outcome.UNKNOWN and failure.version:
         facts.append(f"version={failure.version.hex()}")
+    if failure.outcome is Outcome.UNKNOWN and failure.operation_id:
+        facts.append(f"operation_id={failure.operation_id.hex()}")
     sentence = f"{failure.message}; {note}" if note else failure.message
     return error(f"{first_word(failure)} {sentence} ({' '.join(facts)})")
 

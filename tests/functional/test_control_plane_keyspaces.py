@@ -108,7 +108,7 @@ async def test_every_bad_field_of_a_keyspace_is_named_at_once(
                 stub,
                 "Wrong_Name",
                 buckets=100,
-                mode=map_pb2.KEYSPACE_MODE_LINEARIZABLE,
+                mode=3,
                 read_consistency=6,
                 redis_db=5_000,
                 max_value_bytes=1 << 30,
@@ -150,6 +150,23 @@ async def test_durability_fsync_takes_durable_nodes_only(tmp_path: Path, servers
         )
     assert "durable" in Refusal(caught.value).fields["replication_factor"]
     assert any("two copies" in warning for warning in created.warnings)
+
+
+async def test_a_linearizable_keyspace_needs_durable_nodes_unless_memory_is_chosen(
+    tmp_path: Path, servers: Servers
+) -> None:
+    mode = map_pb2.KEYSPACE_MODE_LINEARIZABLE
+    async with running(tmp_path) as app, admin(app.address) as stub:
+        await add_nodes(stub, [servers.valkey() for _ in range(3)])
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await create(stub, "ledger", mode=mode, buckets=4)
+        made = await create(
+            stub, "counters", mode=mode, buckets=4, durability=map_pb2.DURABILITY_MEMORY
+        )
+        described = await stub.DescribeKeyspace(admin_pb2.DescribeKeyspaceRequest(name="counters"))
+    assert "appendfsync always" in Refusal(caught.value).fields["replication_factor"]
+    assert made.config.mode == mode
+    assert any("acknowledged changes are lost" in note for note in described.notes)
 
 
 async def test_a_keyspace_waits_unpublished_for_an_owner_that_died_and_says_so(

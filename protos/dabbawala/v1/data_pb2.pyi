@@ -41,7 +41,9 @@ class _ConsistencyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Consisten
     """reads only: at least as new as the session token says"""
 
 class Consistency(_Consistency, metaclass=_ConsistencyEnumTypeWrapper):
-    """How many owners must agree. The zone of a LOCAL level is the zone of the sidecar."""
+    """How many owners must agree. The zone of a LOCAL level is the zone of the sidecar. A linearizable
+    keyspace takes UNSPECIFIED only: its reads and writes always go by a majority.
+    """
 
 CONSISTENCY_UNSPECIFIED: Consistency.ValueType  # 0
 """the default of the keyspace"""
@@ -179,7 +181,9 @@ class PutRequest(_message.Message):
     """The version that an earlier attempt with an unknown outcome returned: the same write again."""
     session: _builtins.bytes
     operation_id: _builtins.bytes
-    """for linearizable keyspaces"""
+    """Linearizable keyspaces: a UUIDv7 (16 bytes) made for this change. The same again, after an
+    unknown outcome, is the same change. Empty: one is made, and an error carries it.
+    """
     def __init__(
         self,
         *,
@@ -209,11 +213,14 @@ class PutResponse(_message.Message):
     SUPERSEDED_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
     version: _builtins.bytes
     superseded: _builtins.bool
     """A newer version was there already: this write is durable in the order, and readers see the newer one."""
     consistency: Global___Consistency.ValueType
     session: _builtins.bytes
+    repeated_earlier: _builtins.bool
+    """an earlier call with the same operation id had done it"""
     def __init__(
         self,
         *,
@@ -221,10 +228,11 @@ class PutResponse(_message.Message):
         superseded: _builtins.bool = ...,
         consistency: Global___Consistency.ValueType = ...,
         session: _builtins.bytes = ...,
+        repeated_earlier: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "session", b"session", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "repeated_earlier", b"repeated_earlier", "session", b"session", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -276,6 +284,7 @@ class DeleteResponse(_message.Message):
     EXISTED_FIELD_NUMBER: _builtins.int
     CONSISTENCY_FIELD_NUMBER: _builtins.int
     SESSION_FIELD_NUMBER: _builtins.int
+    REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
     version: _builtins.bytes
     superseded: _builtins.bool
     existed: _builtins.bool
@@ -284,6 +293,8 @@ class DeleteResponse(_message.Message):
     """
     consistency: Global___Consistency.ValueType
     session: _builtins.bytes
+    repeated_earlier: _builtins.bool
+    """An earlier call with the same operation id had done it: `existed` is not known."""
     def __init__(
         self,
         *,
@@ -292,14 +303,168 @@ class DeleteResponse(_message.Message):
         existed: _builtins.bool = ...,
         consistency: Global___Consistency.ValueType = ...,
         session: _builtins.bytes = ...,
+        repeated_earlier: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "existed", b"existed", "session", b"session", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "existed", b"existed", "repeated_earlier", b"repeated_earlier", "session", b"session", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DeleteResponse: _TypeAlias = DeleteResponse  # noqa: Y015
+
+@_typing.final
+class CompareAndSetRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    EXPECTED_VERSION_FIELD_NUMBER: _builtins.int
+    EXPECTED_VALUE_FIELD_NUMBER: _builtins.int
+    EXPECTED_ABSENT_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    key: _builtins.bytes
+    expected_version: _builtins.bytes
+    """16 bytes, as a read gave it; empty: never written"""
+    expected_value: _builtins.bytes
+    expected_absent: _builtins.bool
+    """true: never written, deleted or expired"""
+    put: _builtins.bytes
+    delete: _builtins.bool
+    expires_at_ms: _builtins.int
+    """of what is put; Unix milliseconds; 0: never"""
+    timeout_ms: _builtins.int
+    operation_id: _builtins.bytes
+    """as in PutRequest"""
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+        expected_version: _builtins.bytes = ...,
+        expected_value: _builtins.bytes = ...,
+        expected_absent: _builtins.bool = ...,
+        put: _builtins.bytes = ...,
+        delete: _builtins.bool = ...,
+        expires_at_ms: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+        operation_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expected", b"expected", "expected_absent", b"expected_absent", "expected_value", b"expected_value", "expected_version", b"expected_version", "put", b"put"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expected", b"expected", "expected_absent", b"expected_absent", "expected_value", b"expected_value", "expected_version", b"expected_version", "expires_at_ms", b"expires_at_ms", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "put", b"put", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["put", "delete"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    _WhichOneofReturnType_expected: _TypeAlias = _typing.Literal["expected_version", "expected_value", "expected_absent"]  # noqa: Y015
+    _WhichOneofArgType_expected: _TypeAlias = _typing.Literal["expected", b"expected"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_expected) -> _WhichOneofReturnType_expected | None: ...
+
+Global___CompareAndSetRequest: _TypeAlias = CompareAndSetRequest  # noqa: Y015
+
+@_typing.final
+class CompareAndSetResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPLIED_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FOUND_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
+    applied: _builtins.bool
+    version: _builtins.bytes
+    """of the change; not applied: of what stands"""
+    found: _builtins.bool
+    """Not applied: what stands instead, if it is known."""
+    value: _builtins.bytes
+    expires_at_ms: _builtins.int
+    repeated_earlier: _builtins.bool
+    """An earlier call with the same operation id was decided so; what stood then is not known."""
+    def __init__(
+        self,
+        *,
+        applied: _builtins.bool = ...,
+        version: _builtins.bytes = ...,
+        found: _builtins.bool = ...,
+        value: _builtins.bytes = ...,
+        expires_at_ms: _builtins.int = ...,
+        repeated_earlier: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "expires_at_ms", b"expires_at_ms", "found", b"found", "repeated_earlier", b"repeated_earlier", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareAndSetResponse: _TypeAlias = CompareAndSetResponse  # noqa: Y015
+
+@_typing.final
+class IncrementRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    DELTA_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    key: _builtins.bytes
+    delta: _builtins.int
+    timeout_ms: _builtins.int
+    operation_id: _builtins.bytes
+    """as in PutRequest"""
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        key: _builtins.bytes = ...,
+        delta: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+        operation_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncrementRequest: _TypeAlias = IncrementRequest  # noqa: Y015
+
+@_typing.final
+class IncrementResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
+    value: _builtins.int
+    """the sum"""
+    version: _builtins.bytes
+    repeated_earlier: _builtins.bool
+    """An earlier call with the same operation id had done it: the sum of then is not known."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.int = ...,
+        version: _builtins.bytes = ...,
+        repeated_earlier: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated_earlier", b"repeated_earlier", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IncrementResponse: _TypeAlias = IncrementResponse  # noqa: Y015
 
 @_typing.final
 class BatchGetRequest(_message.Message):
@@ -428,11 +593,13 @@ class BatchWriteItem(_message.Message):
     DELETE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     RETRY_VERSION_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     key: _builtins.bytes
     put: _builtins.bytes
     delete: _builtins.bool
     expires_at_ms: _builtins.int
     retry_version: _builtins.bytes
+    operation_id: _builtins.bytes
     def __init__(
         self,
         *,
@@ -441,10 +608,11 @@ class BatchWriteItem(_message.Message):
         delete: _builtins.bool = ...,
         expires_at_ms: _builtins.int = ...,
         retry_version: _builtins.bytes = ...,
+        operation_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "put", b"put"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expires_at_ms", b"expires_at_ms", "key", b"key", "put", b"put", "retry_version", b"retry_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expires_at_ms", b"expires_at_ms", "key", b"key", "operation_id", b"operation_id", "put", b"put", "retry_version", b"retry_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["put", "delete"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
@@ -522,6 +690,7 @@ class Failure(_message.Message):
     ACKS_NEEDED_FIELD_NUMBER: _builtins.int
     BUCKET_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    OPERATION_ID_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """google.rpc.Code"""
     reason: _builtins.str
@@ -535,6 +704,8 @@ class Failure(_message.Message):
     acks_needed: _builtins.int
     bucket: _builtins.int
     epoch: _builtins.int
+    operation_id: _builtins.bytes
+    """to repeat an UNKNOWN change of a linearizable keyspace with"""
     def __init__(
         self,
         *,
@@ -547,10 +718,11 @@ class Failure(_message.Message):
         acks_needed: _builtins.int = ...,
         bucket: _builtins.int = ...,
         epoch: _builtins.int = ...,
+        operation_id: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks_had", b"acks_had", "acks_needed", b"acks_needed", "bucket", b"bucket", "code", b"code", "epoch", b"epoch", "message", b"message", "outcome", b"outcome", "reason", b"reason", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acks_had", b"acks_had", "acks_needed", b"acks_needed", "bucket", b"bucket", "code", b"code", "epoch", b"epoch", "message", b"message", "operation_id", b"operation_id", "outcome", b"outcome", "reason", b"reason", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,6 +54,16 @@ class DataStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteResponse.FromString,
                 _registered_method=True)
+        self.CompareAndSet = channel.unary_unary(
+                '/dabbawala.v1.Data/CompareAndSet',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetResponse.FromString,
+                _registered_method=True)
+        self.Increment = channel.unary_unary(
+                '/dabbawala.v1.Data/Increment',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementResponse.FromString,
+                _registered_method=True)
         self.BatchGet = channel.unary_unary(
                 '/dabbawala.v1.Data/BatchGet',
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchGetRequest.SerializeToString,
@@ -97,6 +107,21 @@ class DataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CompareAndSet(self, request, context):
+        """Linearizable keyspaces only: puts (or deletes) where the expected stands. One that does not hold
+        is an answer, not an error: `applied` is false, and what stands is told.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Increment(self, request, context):
+        """Linearizable keyspaces only: adds to a decimal integer of 64 bits; an absent key is 0.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def BatchGet(self, request, context):
         """Every key is a read of its own, all sent at once; one failing does not fail the others.
         """
@@ -135,6 +160,16 @@ def add_DataServicer_to_server(servicer, server):
                     servicer.Delete,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteResponse.SerializeToString,
+            ),
+            'CompareAndSet': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareAndSet,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetResponse.SerializeToString,
+            ),
+            'Increment': grpc.unary_unary_rpc_method_handler(
+                    servicer.Increment,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementResponse.SerializeToString,
             ),
             'BatchGet': grpc.unary_unary_rpc_method_handler(
                     servicer.BatchGet,
@@ -238,6 +273,60 @@ class Data:
             '/dabbawala.v1.Data/Delete',
             protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_data__pb2.DeleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareAndSet(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Data/CompareAndSet',
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.CompareAndSetResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Increment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Data/Increment',
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.IncrementResponse.FromString,
             options,
             channel_credentials,
             insecure,

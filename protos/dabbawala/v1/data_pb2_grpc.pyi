@@ -41,6 +41,12 @@ class DataStub:
     Get: _grpc.UnaryUnaryMultiCallable[_data_pb2.GetRequest, _data_pb2.GetResponse]
     Put: _grpc.UnaryUnaryMultiCallable[_data_pb2.PutRequest, _data_pb2.PutResponse]
     Delete: _grpc.UnaryUnaryMultiCallable[_data_pb2.DeleteRequest, _data_pb2.DeleteResponse]
+    CompareAndSet: _grpc.UnaryUnaryMultiCallable[_data_pb2.CompareAndSetRequest, _data_pb2.CompareAndSetResponse]
+    """Linearizable keyspaces only: puts (or deletes) where the expected stands. One that does not hold
+    is an answer, not an error: `applied` is false, and what stands is told.
+    """
+    Increment: _grpc.UnaryUnaryMultiCallable[_data_pb2.IncrementRequest, _data_pb2.IncrementResponse]
+    """Linearizable keyspaces only: adds to a decimal integer of 64 bits; an absent key is 0."""
     BatchGet: _grpc.UnaryUnaryMultiCallable[_data_pb2.BatchGetRequest, _data_pb2.BatchGetResponse]
     """Every key is a read of its own, all sent at once; one failing does not fail the others."""
     BatchWrite: _grpc.UnaryUnaryMultiCallable[_data_pb2.BatchWriteRequest, _data_pb2.BatchWriteResponse]
@@ -61,6 +67,12 @@ class DataAsyncStub(DataStub):
     Get: _aio.UnaryUnaryMultiCallable[_data_pb2.GetRequest, _data_pb2.GetResponse]  # type: ignore[assignment]
     Put: _aio.UnaryUnaryMultiCallable[_data_pb2.PutRequest, _data_pb2.PutResponse]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_data_pb2.DeleteRequest, _data_pb2.DeleteResponse]  # type: ignore[assignment]
+    CompareAndSet: _aio.UnaryUnaryMultiCallable[_data_pb2.CompareAndSetRequest, _data_pb2.CompareAndSetResponse]  # type: ignore[assignment]
+    """Linearizable keyspaces only: puts (or deletes) where the expected stands. One that does not hold
+    is an answer, not an error: `applied` is false, and what stands is told.
+    """
+    Increment: _aio.UnaryUnaryMultiCallable[_data_pb2.IncrementRequest, _data_pb2.IncrementResponse]  # type: ignore[assignment]
+    """Linearizable keyspaces only: adds to a decimal integer of 64 bits; an absent key is 0."""
     BatchGet: _aio.UnaryUnaryMultiCallable[_data_pb2.BatchGetRequest, _data_pb2.BatchGetResponse]  # type: ignore[assignment]
     """Every key is a read of its own, all sent at once; one failing does not fail the others."""
     BatchWrite: _aio.UnaryUnaryMultiCallable[_data_pb2.BatchWriteRequest, _data_pb2.BatchWriteResponse]  # type: ignore[assignment]
@@ -96,6 +108,24 @@ class DataServicer(metaclass=_abc_1.ABCMeta):
         request: _data_pb2.DeleteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_data_pb2.DeleteResponse, _abc.Awaitable[_data_pb2.DeleteResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CompareAndSet(
+        self,
+        request: _data_pb2.CompareAndSetRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_pb2.CompareAndSetResponse, _abc.Awaitable[_data_pb2.CompareAndSetResponse]]:
+        """Linearizable keyspaces only: puts (or deletes) where the expected stands. One that does not hold
+        is an answer, not an error: `applied` is false, and what stands is told.
+        """
+
+    @_abc_1.abstractmethod
+    def Increment(
+        self,
+        request: _data_pb2.IncrementRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_pb2.IncrementResponse, _abc.Awaitable[_data_pb2.IncrementResponse]]:
+        """Linearizable keyspaces only: adds to a decimal integer of 64 bits; an absent key is 0."""
 
     @_abc_1.abstractmethod
     def BatchGet(

@@ -1,6 +1,6 @@
 import pytest
 
-from buckets.bucket_map import Consistency, Durability, KeyspaceSettings
+from buckets.bucket_map import Consistency, Durability, KeyspaceSettings, Mode
 from buckets.codec import keyspace_value
 from control_plane.controllers.keyspace_rules import (
     notes,
@@ -48,7 +48,7 @@ def test_database_0_is_a_database() -> None:
         ("log_bytes_per_bucket", [4_096, 1 << 30], [1, 4_095, (1 << 30) + 1]),
         ("max_skew_ms", [10, 60_000], [9, 60_001]),
         ("retention_ms", [0], [1]),
-        ("mode", [1], [2, 3]),
+        ("mode", [1, 2], [3]),
         ("durability", [1, 2], [3]),
         ("read_consistency", [2, 3, 4, 5, 7], [1, 6, 8, 9, 10]),
         ("write_consistency", [2, 3, 4, 5, 6, 7], [1, 8, 9, 10]),
@@ -61,10 +61,26 @@ def test_each_field_has_its_bound(field: str, good: list[object], bad: list[obje
         assert fields_of(config(**{field: value})) == [field], value
 
 
-def test_linearizable_is_refused_as_not_available_yet() -> None:
-    [found] = violations(config(mode=2), 6, {})
-    assert "not available yet" in found.description
-    assert "tunable" in found.description
+def test_linearizable_is_durable_unless_somebody_chose_otherwise() -> None:
+    assert config(mode=2).durability == map_pb2.DURABILITY_FSYNC
+    assert config(mode=2, durability=1).durability == map_pb2.DURABILITY_MEMORY
+    assert config(mode=1).durability == map_pb2.DURABILITY_MEMORY
+    [found] = violations(config(mode=2), 2, {})
+    assert "appendfsync always" in found.description
+    assert "durability memory explicitly" in found.description
+
+
+@pytest.mark.parametrize("field", ["read_consistency", "write_consistency"])
+def test_linearizable_has_no_levels(field: str) -> None:
+    assert fields_of(config(mode=2, **{field: Consistency.QUORUM})) == []
+    assert fields_of(config(mode=2, **{field: Consistency.ONE})) == [field]
+
+
+def test_what_memory_costs_a_linearizable_keyspace_is_said() -> None:
+    linearizable = settings(mode=Mode.LINEARIZABLE)
+    said = " ".join(notes(linearizable, ONE_EACH, ["a", "b", "c"]))
+    assert "linearizable: every read sees" in said
+    assert "acknowledged changes are lost" in said
 
 
 def test_copies_need_as_many_nodes() -> None:

@@ -3,13 +3,13 @@
 import pytest
 from hiredis import ReplyError
 
-from buckets.bucket_map import Consistency, KeyspaceSettings, Mode, Stage
+from buckets.bucket_map import Consistency, Stage
 from replicas.fence import Fence, Role
 from replicas.layout import user_field
 from replicas.record import FLAG_LINEARIZABLE
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.errors import Reason
-from tests.support.fake_cluster import KEYSPACE, START_MS, Asked, FakeCluster, Move
+from tests.support.fake_cluster import START_MS, Asked, FakeCluster, Move
 from tests.support.replica_records import flip, sealed, version_at
 
 KEY = b"key"
@@ -89,13 +89,6 @@ def test_a_level_that_is_not_served_is_named(level: int) -> None:
     assert failed(cluster.get(KEY, level), Reason.CONSISTENCY_INVALID)
     written = cluster.put(KEY, b"v", level)
     assert level == Consistency.ANY or failed(written, Reason.CONSISTENCY_INVALID)
-
-
-def test_a_linearizable_keyspace_is_refused_for_reads_too() -> None:
-    settings = KeyspaceSettings(KEYSPACE, buckets=1, mode=Mode.LINEARIZABLE)
-    cluster = FakeCluster(settings=settings)
-    assert failed(cluster.get(KEY), Reason.MODE_UNSUPPORTED)
-    assert failed(cluster.put(KEY, b"v"), Reason.MODE_UNSUPPORTED)
 
 
 # --- what is no answer
