@@ -24,6 +24,10 @@ _HELP = {
     "writes": "Writes begun",
     "reads_divergent": "Reads whose replicas differed",
     "reads_hurried": "Reads that asked one more replica because one was slow",
+    "reads_replaced": "Reads that asked another replica in place of one that failed",
+    "demotions": "Times a replica stalled, or mostly failed, and was read last from then on",
+    "hedges_denied": "Times a slow read did not ask one more: the budget was spent",
+    "replacements_denied": "Times a failed replica was not replaced: the budget was spent",
     "read_repairs": "Records written back to a replica that lacked them",
     "corrupt_records": "Records that failed their checksum",
     "fence_refusals": "Answers refused because of the replica's fence",
@@ -76,6 +80,9 @@ class _Families(Collector):
             for name in ("reads", "writes", "errors")
         }
         up = GaugeMetricFamily("dabbawala_node_counts", "1: answers count", labels=labels)
+        last = GaugeMetricFamily(
+            "dabbawala_node_read_last", "1: it stalled; others are read first", labels=labels
+        )
         latency = GaugeMetricFamily(
             "dabbawala_node_latency_seconds", "Moving average", labels=labels
         )
@@ -84,8 +91,9 @@ class _Families(Collector):
             for name, family in counts.items():
                 family.add_metric(label, getattr(node, name))
             up.add_metric(label, float(node.health == "connected"))
+            last.add_metric(label, float(node.read_last))
             latency.add_metric(label, node.latency_ms / 1000)
-        yield from (*counts.values(), up, latency)
+        yield from (*counts.values(), up, last, latency)
 
     def _hints(self) -> Iterator[Metric]:
         hints = self._stats.hints

@@ -31,6 +31,7 @@ class NodeStats(msgspec.Struct):
     writes: int
     errors: int
     latency_ms: float
+    read_last: bool = False  # it stalled or mostly failed: others are read first
 
 
 class WorkerStats(msgspec.Struct):
@@ -58,6 +59,8 @@ _COUNTED = (
     "writes",
     "reads_divergent",
     "reads_hurried",
+    "reads_replaced",
+    "demotions",
     "read_repairs",
     "corrupt_records",
     "fence_refusals",
@@ -73,7 +76,11 @@ def worker_stats(
     """The counts of this process."""
     counters = core.counters
     return WorkerStats(
-        counters={name: getattr(counters, name) for name in _COUNTED},
+        counters={name: getattr(counters, name) for name in _COUNTED}
+        | {
+            "hedges_denied": core.hedges.denied,
+            "replacements_denied": core.replacements.denied,
+        },
         errors={reason.value: count for reason, count in counters.errors.items() if count},
         read_latency=list(core.read_latency.counts),
         write_latency=list(core.write_latency.counts),
@@ -93,6 +100,7 @@ def worker_stats(
                 writes=peer.writes,
                 errors=peer.errors,
                 latency_ms=round(peer.latency_s * 1000, 3),
+                read_last=peer.breaker.demoted,
             )
             for peer in core.peers.values()
         ],
@@ -148,5 +156,6 @@ def _add_nodes(total: WorkerStats, other: WorkerStats) -> None:
         mine.writes += theirs.writes
         mine.errors += theirs.errors
         mine.latency_ms = round((mine.latency_ms * weight + theirs.latency_ms) / (weight + 1), 3)
+        mine.read_last |= theirs.read_last
         if theirs.health != "connected":
             mine.health, mine.why = theirs.health, theirs.why

@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.history import Event
 from tests.support.load import load_on
-from tests.support.local_cluster import LocalCluster
+from tests.support.local_cluster import LocalCluster, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
 
@@ -27,14 +27,21 @@ def shown(reads: list[Event]) -> str:
     )
 
 
+def read_last(cluster: LocalCluster) -> set[str]:
+    """The nodes that the sidecar reads after all others."""
+    return {node["id"] for node in cluster.sidecar_page("nodes") if node["read_last"]}
+
+
 def test_reads_go_round_a_frozen_node_within_tens_of_milliseconds(cluster: LocalCluster) -> None:
     with load_on(cluster) as load:
         time.sleep(2.0)  # how long it is healthy is part of what is measured
         cluster.nodes[0].pause()
         frozen_at = time.monotonic()
         time.sleep(FROZEN_S)
+        assert read_last(cluster) >= {"node-1"}
         thawed_at = time.monotonic()
         cluster.nodes[0].resume()
+        wait_until(lambda: "node-1" not in read_last(cluster), "it is read as before", 10.0)
         load.run_for(500)
         history = load.stop()
         load.read_all()
