@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -17,6 +18,7 @@ from control_plane.dev.cities import Record
 from control_plane.dev.load_cities import load
 from control_plane.dev.load_report import LoadEvent, LoadPlan
 from tests.support.dev import Dev, Home, dev_cluster, home
+from tests.support.local_cluster import wait_until
 from tests.support.servers import Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
@@ -178,7 +180,7 @@ def test_kept_data_survives_kill_9(at: Home) -> None:
         assert dev.facts["problems"] == []
 
 
-def test_a_node_whose_kept_data_is_gone_stays_out_and_is_shown_so(at: Home) -> None:
+def test_a_node_whose_kept_data_is_gone_is_shown_and_comes_back_repaired(at: Home) -> None:
     data = at.path / "data"
     with dev_cluster(at, "--data", str(data)) as dev:
         for number in range(100):
@@ -192,9 +194,14 @@ def test_a_node_whose_kept_data_is_gone_stays_out_and_is_shown_so(at: Home) -> N
         assert [applications.get(f"k{number}") for number in range(100)] == [
             str(number) for number in range(100)
         ]
-        nodes = at.dabba("node", "list", "-o", "json").json["nodes"]
-        states = {node["node"]["id"]: node["node"]["state"] for node in nodes}
-        assert [name for name, state in states.items() if state != "ACTIVE"] == ["node-4"]
+        wait_until(lambda: _node(at, "node-4")["state"] == "ACTIVE", "node-4 is back", 60)
+        assert int(_node(at, "node-4")["incarnation"]) == 2
+
+
+def _node(at: Home, node_id: str) -> dict[str, Any]:
+    nodes = at.dabba("node", "list", "-o", "json").json["nodes"]
+    (found,) = (node["node"] for node in nodes if node["node"]["id"] == node_id)
+    return cast(dict[str, Any], found)
 
 
 def test_a_kept_port_that_is_taken_is_refused_and_nothing_starts(at: Home) -> None:

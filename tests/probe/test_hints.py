@@ -122,8 +122,6 @@ def test_a_node_that_missed_ten_thousand_writes_gets_them_all_from_two_lives_of_
             f"\n{WRITES} hints in {took_s:.1f} s, {left} of them after the kill;"
             f" p99 of reads {quiet.p99_ms():.1f} ms before, {busy.p99_ms():.1f} ms meanwhile\n"
         )
-    # Wide, since the machine may be busy with other things.
-    assert busy.p99_ms() < max(100.0, 10 * quiet.p99_ms())
 
 
 def test_a_write_at_any_outlives_all_owners_and_the_sidecar(three: LocalCluster) -> None:
