@@ -58,12 +58,26 @@ def keyspace(name: str) -> admin_pb2.KeyspaceStatus:
     return admin_pb2.KeyspaceStatus(config=config, buckets_healthy=64)
 
 
+async def not_here(context: Any, method: str) -> None:
+    """A method that no caller under test calls."""
+    await refuse(context, grpc.StatusCode.UNIMPLEMENTED, f"the stand-in does not answer {method}")
+
+
 class AdminStandIn(AdminServicer):
     """Answers as a control plane of three nodes, one of them down; remembers what it was asked."""
 
     def __init__(self) -> None:
         self.asked: list[Any] = []
         self.findings = [admin_pb2.Finding(id="store-reachable", severity="ok", subject="store")]
+
+    async def StartRepair(self, request: Any, context: Any) -> Any:
+        await not_here(context, "StartRepair")
+
+    async def ListJobs(self, request: Any, context: Any) -> Any:
+        await not_here(context, "ListJobs")
+
+    async def RecoverNode(self, request: Any, context: Any) -> Any:
+        await not_here(context, "RecoverNode")
 
     async def Status(self, request: Any, context: Any) -> Any:
         return admin_pb2.StatusResponse(
@@ -140,6 +154,12 @@ class DataStandIn(DataServicer):
         self.asked: list[Any] = []
         self.values = {b"k": b"v", b"binary": BINARY}
         self.failures: list[data_pb2.Failure] = []  # of the next items written in batches
+
+    async def CompareAndSet(self, request: Any, context: Any) -> Any:
+        await not_here(context, "CompareAndSet")
+
+    async def Increment(self, request: Any, context: Any) -> Any:
+        await not_here(context, "Increment")
 
     async def Get(self, request: Any, context: Any) -> Any:
         self.asked.append(request)
