@@ -21,6 +21,7 @@ from sidecar.config import SidecarConfig
 from sidecar.data_path import DataPath
 from sidecar.listeners import Listeners, address_of, bind_tcp, bind_unix
 from sidecar.ports_file import write_ports
+from sidecar.state_folder import claim
 from sidecar.stats import WorkerStats, add_up
 from sidecar.workers import Repaired, Worker, WorkerOrder
 
@@ -33,6 +34,7 @@ class Sidecar:
     """Everything that one `dabba-sidecar` runs. Sockets are bound when it is made."""
 
     def __init__(self, config: SidecarConfig) -> None:
+        self._claim = claim(config.state_dir)
         share = config.workers > 1
         self._config = config
         self._admin_socket = bind_tcp("admin", config.admin, share=False)
