@@ -7,7 +7,8 @@ from buckets.bucket_map import Consistency, Stage
 from replicas.fence import Fence, Role
 from replicas.layout import user_field
 from replicas.record import FLAG_LINEARIZABLE
-from sidecar.core.health import MOST_HEDGE_S
+from sidecar.core.coordinator import HEDGE_AGAIN_S
+from sidecar.core.health import MOST_HEDGE_S, Budget
 from sidecar.errors import Reason
 from tests.support.fake_cluster import START_MS, Asked, FakeCluster, Move
 from tests.support.replica_records import flip, sealed, version_at
@@ -280,6 +281,20 @@ def test_a_repair_that_hangs_is_replaced_too() -> None:
     cluster.tick()
     cluster.wait(MOST_HEDGE_S * 1.5)
     assert not read.ended
+    cluster.link(4 - behind).flow()
+    assert read.value == b"v"
+
+
+def test_a_repair_that_hangs_is_replaced_within_the_budget_only() -> None:
+    cluster = holding(n1=b"old", n2=b"v", n3=b"old")
+    read, behind = divergent(cluster)
+    core = cluster.sidecar.core
+    core.hedges = Budget(share=0.0, per_s=0.0, burst=0.0)
+    cluster.tick()
+    cluster.wait(MOST_HEDGE_S * 1.5)
+    assert not cluster.link(4 - behind).commands
+    core.hedges = Budget(share=0.0, per_s=0.0, burst=1.0)
+    cluster.wait(HEDGE_AGAIN_S)
     cluster.link(4 - behind).flow()
     assert read.value == b"v"
 

@@ -239,12 +239,36 @@ def test_replacements_of_failed_replicas_have_a_budget(cluster: FakeCluster) -> 
 def test_one_read_of_each_tick_measures_the_replicas_that_it_asked_first(
     cluster: FakeCluster,
 ) -> None:
+    def measured() -> list[float]:
+        latencies = [s for n in (1, 2, 3) for s in peer(cluster, n).breaker._latencies_s]
+        return [latency for latency in latencies if latency != 0.02]
+
     cluster.tick()
-    read_waiting_for(cluster, 1)
+    reads = [cluster.get(KEY, Consistency.QUORUM) for _ in range(2)]
     cluster.now_s += 0.09
     cluster.flow()
-    breaker = peer(cluster, 1).breaker
-    assert max(breaker._latencies_s) == pytest.approx(0.09)
+    assert all(read.ended for read in reads)
+    assert measured() == pytest.approx([0.09, 0.09])
+    cluster.get(KEY, Consistency.QUORUM)
+    cluster.flow()
+    assert len(measured()) == 2
+    cluster.tick()
+    cluster.get(KEY, Consistency.QUORUM)
+    cluster.flow()
+    assert len(measured()) == 4
+
+
+def test_one_that_was_asked_later_is_not_measured_from_the_beginning(
+    cluster: FakeCluster,
+) -> None:
+    cluster.tick()
+    cluster.get(KEY, Consistency.ONE)
+    (first,) = asked_nodes(cluster)
+    cluster.wait(TICK_S)
+    cluster.wait(0.05)
+    (other,) = asked_nodes(cluster) - {first}
+    cluster.link(other).flow()
+    assert max(peer(cluster, other).breaker._latencies_s) == 0.02
 
 
 # --- overload

@@ -97,6 +97,13 @@ def test_what_can_not_be_proved_not_applied_any_more_ends_at_once(first: str) ->
     assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
 
 
+def test_where_nobody_has_refused_it_there_is_no_proof_to_wait_for() -> None:
+    cluster = FakeCluster()
+    cluster.link(1).full = cluster.link(2).full = True
+    write = cluster.put(KEY, b"v")
+    assert ended(write) == (Outcome.UNKNOWN, Reason.NOT_ENOUGH_REPLICAS)
+
+
 def test_a_retry_that_may_have_been_applied_before_does_not_wait_for_a_proof() -> None:
     cluster = FakeCluster()
     for number in (1, 2):
