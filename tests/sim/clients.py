@@ -25,6 +25,7 @@ _LEVELS = (
     (Consistency.ONE, 10),
     (Consistency.LOCAL_ONE, 5),
     (Consistency.LOCAL_QUORUM, 5),
+    (Consistency.ANY, 5),  # of reads: ONE
 )
 _CHOICES = tuple(level for level, _ in _LEVELS)
 _WEIGHTS = tuple(weight for _, weight in _LEVELS)
@@ -62,7 +63,8 @@ class Client:
         if rng.random() < HOP_SHARE:
             self._home = rng.choice(self._run.sidecars)
         write = rng.random() < WRITE_SHARE
-        op = self._op(write, rng.choice(self._run.keys), rng.choices(_CHOICES, _WEIGHTS)[0])
+        key, level = rng.choice(self._run.keys), rng.choices(_CHOICES, _WEIGHTS)[0]
+        op = self._op(write, key, level if write or level != Consistency.ANY else Consistency.ONE)
         if write and rng.random() >= DELETE_SHARE:
             op.value = b"v%d" % op.number
         expires_at_ms = 0

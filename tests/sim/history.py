@@ -81,6 +81,8 @@ class History:
     acks: list[Ack] = field(default_factory=list)
     # life -> the step at which the published map first named it as trusted
     trusted: dict[bytes, int] = field(default_factory=dict)
+    # (key, version) of writes at level ANY that a sidecar had on disk
+    kept: set[tuple[bytes, bytes]] = field(default_factory=set)
     # by sidecar: the versions it made, in order
     issued: dict[str, list[bytes]] = field(default_factory=dict)
     # at the end: node -> key -> raw record

@@ -17,6 +17,7 @@ from sidecar.core.coordinator import Coordinator
 from sidecar.core.map_assembly import MapAssembly
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
+from tests.sim.hints import SimHintLog
 from tests.sim.history import FAILED, OK, UNKNOWN, History, Op
 from tests.sim.network import Network, SimLink
 from tests.sim.server import KEYS, KEYSPACE, START_MS, SimServer
@@ -74,7 +75,9 @@ class SimSidecar:
         self._active: dict[int, Op] = {}
         self.links: dict[int, SimLink] = {}
         self.clock = self._new_clock(0)
+        self.hints = SimHintLog(run.network, run.history, self.name)
         self.core = self._new_core()
+        self.hints.begin(self.core)
         self.assembly = MapAssembly("sim")
         self.saved = b""
         self._streaming = False
@@ -91,6 +94,7 @@ class SimSidecar:
             wall_ms=lambda: self.wall_ms,
             monotonic=lambda: self._schedule.now,
             learner=self,
+            hints=self.hints,
         )
 
     @property
@@ -324,6 +328,7 @@ class SimSidecar:
         self.alive = False
         self.frozen = False
         self.saved = self.assembly.save() or b""
+        self.hints.end()
         for link in list(self.links.values()):
             link.abandon()
         self.links.clear()
@@ -340,6 +345,7 @@ class SimSidecar:
         self._streaming = False
         self.clock = self._new_clock(self.clock.ceiling_ms)
         self.core = self._new_core()
+        self.hints.begin(self.core)
         self.assembly = MapAssembly("sim")
         if self.saved:
             self._adopt(self.assembly.load(self.saved), "its disk")

@@ -246,6 +246,16 @@ def test_an_acknowledgement_of_anything_else_does_not_count(ack: Ack) -> None:
     assert len(acknowledged_by(history)) == 1
 
 
+@pytest.mark.parametrize(("nodes", "kept", "enough"), [((2,), 0, 1), ((), 1, 1), ((), 0, 0)])
+def test_any_needs_one_owner_or_the_hint_on_disk(
+    nodes: tuple[int, ...], kept: bool, enough: bool
+) -> None:
+    op = put((0, 9), 1, level=Consistency.ANY)
+    history = History(ops=[op], acks=acks(*nodes), trusted=TRUSTED)
+    history.kept = {(KEY, version(1))} if kept else set()
+    assert (acknowledged_by(history) == []) is bool(enough)
+
+
 # --- ends
 
 

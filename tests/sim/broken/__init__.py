@@ -7,7 +7,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from tests.sim.broken.acknowledgements import not_applied_unproved, one_majority, untrusted_counted
+from tests.sim.broken.acknowledgements import (
+    hint_counted,
+    not_applied_unproved,
+    one_majority,
+    untrusted_counted,
+)
 from tests.sim.broken.fences import create_and_raise, no_epoch_check, no_fence, no_incarnations
 from tests.sim.broken.records import no_checksum
 from tests.sim.broken.repairs import life_without_epoch, one_source
@@ -31,6 +36,7 @@ VARIANTS: dict[str, Variant] = {
     "write-back-to-read-only": Variant(write_back_to_read_only),
     "no-checksum": Variant(no_checksum),
     "untrusted-counted": Variant(untrusted_counted),
+    "hint-counted": Variant(hint_counted),
     "not-applied-unproved": Variant(not_applied_unproved),
     "one-majority": Variant(one_majority),
     "one-copy-source": Variant(one_source),

@@ -17,6 +17,8 @@ def acknowledged_by(history: History) -> list[str]:
     for op in history.ops:
         if not op.write or op.outcome != OK or op.bucket is None:
             continue
+        if op.level == Consistency.ANY and (op.key, op.version) in history.kept:
+            continue
         holders = {
             Owner(ack.node, ack.incarnation)
             for ack in by_write[op.key, op.version]
@@ -50,7 +52,7 @@ def groups(op: Op, bucket: Bucket) -> list[tuple[set[Owner], int]]:
     for owners in sets:
         local = {owner for owner in owners if zone[owner] == op.zone}
         match Consistency(op.level):
-            case Consistency.ONE:
+            case Consistency.ONE | Consistency.ANY:
                 found.append((owners, 1))
             case Consistency.LOCAL_ONE:
                 found.append((local, 1))
