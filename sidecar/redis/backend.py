@@ -5,13 +5,14 @@ from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
 from sidecar.core.operation import Read, Write
+from sidecar.core.register_op import Modify
 from sidecar.errors import DataError
 
 
 class Backend(Protocol):
     """The coordinator, as far as this door knows it.
 
-    `read` and `write` call the operation's `done` exactly once, before they return or later.
+    `read`, `write` and `modify` call the operation's `done` exactly once, at once or later.
     """
 
     default_timeout_ms: int
@@ -26,7 +27,11 @@ class Backend(Protocol):
     def check_write(self, op: Write, /) -> DataError | None:
         """What `write` would refuse before it sends anything; None: nothing."""
 
-    def cancel(self, op: Read | Write, /) -> None:
+    def modify(self, op: Modify, /) -> None: ...
+
+    def is_linearizable(self, keyspace: str, /) -> bool: ...
+
+    def cancel(self, op: Read | Write | Modify, /) -> None:
         """Nobody waits for `op` any more; `done` is not called. What was sent is not undone."""
 
     def locate(self, keyspace: str, key: bytes, level: Consistency, /) -> Any:

@@ -22,6 +22,17 @@ from sidecar.wire.resp_reply import error
 
 SYNTAX = error("ERR syntax error")
 NOT_AN_INTEGER = error("ERR value is not an integer or out of range")
+NOT_A_FLOAT = error("ERR value is not a valid float")
+NOT_FINITE = error("ERR increment would produce NaN or Infinity")
+OVERFLOW = error("ERR increment or decrement would overflow")
+DECREMENT_OVERFLOW = error("ERR decrement would overflow")
+OFFSET_OUT_OF_RANGE = error("ERR offset is out of range")
+STRING_TOO_LONG = error("ERR string exceeds maximum allowed size (proto-max-bulk-len)")
+REFUSED_UNSEEN = error(
+    "NOTAPPLIED the condition did not hold, and what stood is not known any more"
+)
+NX_ALONE = error("ERR NX and XX, GT or LT options at the same time are not compatible")
+GT_OR_LT = error("ERR GT and LT options at the same time are not compatible")
 DB_OUT_OF_RANGE = error("ERR DB index is out of range")
 NO_PASSWORD_SET = error(
     "ERR AUTH <password> called without any password configured for the default user. "
@@ -64,6 +75,11 @@ def wrong_arity(name: str) -> bytes:
 def invalid_expire(name: str) -> bytes:
     """An expiry that is not after 1970, or beyond what a record holds."""
     return error(f"ERR invalid expire time in '{name}' command")
+
+
+def unsupported_option(option: bytes) -> bytes:
+    """An option of EXPIRE that is none."""
+    return error(b"ERR Unsupported option %b" % _printed(option, _SHOWN_BYTES))
 
 
 def unknown_command(args: list[bytes]) -> bytes:

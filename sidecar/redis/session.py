@@ -11,6 +11,7 @@ from typing import Any
 
 from buckets.bucket_map import Consistency
 from sidecar.core.operation import Read, Write
+from sidecar.core.register_op import Modify
 from sidecar.errors import DataError
 from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
@@ -138,6 +139,7 @@ class Session:
         "name",
         "nil",
         "on_derived",
+        "on_modified",
         "on_value",
         "on_write",
         "out",
@@ -170,8 +172,9 @@ class Session:
         self.on_value = self._on_value
         self.on_derived = self._on_derived
         self.on_write = self._on_write
+        self.on_modified = self._on_modified
         self.backlog: deque[list[bytes]] = deque()  # parsed, and not yet dispatched
-        self.pending: deque[Read | Write | Gather | Ready] = deque()
+        self.pending: deque[Read | Write | Modify | Gather | Ready] = deque()
         self.gathering = 0  # unanswered keys of commands on many keys
         self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
@@ -327,7 +330,7 @@ class Session:
         self.door.counters.errors += 1
         return replies.data_error(error, note)
 
-    def mute(self, op: Read | Write) -> None:
+    def mute(self, op: Read | Write | Modify) -> None:
         """Let `op` end without a reply. For callers that have seen `muted`."""
         self._swallow()
         op.done = self._on_muted
@@ -363,7 +366,18 @@ class Session:
         if self.pending and self.pending[0] is op:
             self._release()
 
-    def _on_muted(self, op: Read | Write) -> None:
+    def _on_modified(self, op: Modify) -> None:
+        if op.error is not None:
+            op.tag = self.failure(op.error)
+        elif type(op.result) is bytes:
+            op.tag = op.result
+        else:  # another sidecar finished it after this one had judged it on two states
+            self.door.counters.errors += 1
+            op.tag = replies.REFUSED_UNSEEN
+        if self.pending and self.pending[0] is op:
+            self._release()
+
+    def _on_muted(self, op: Read | Write | Modify) -> None:
         op.tag = b""
         if self.pending and self.pending[0] is op:
             self._release()

@@ -4,6 +4,7 @@ from sidecar.redis import (
     client,
     connection,
     introspection,
+    modifies,
     reads,
     refusals,
     server,
@@ -34,17 +35,10 @@ def _server(name: str, handler: Handler, arity: int, summary: str) -> Command:
     return Command(name, handler, arity, Family.SERVER, summary, flags=_PLAIN, group="server")
 
 
-def _refused(name: str, arity: int) -> Command:
-    return Command(
-        name,
-        refusals.refuse_reading_write,
-        arity,
-        Family.REFUSED,
-        "Needs a linearizable keyspace: reads before it writes.",
-        _ONE_KEY,
-        _WRITE,
-        "generic" if "expire" in name or name == "persist" else "string",
-    )
+def _modifying(name: str, handler: Handler, arity: int, summary: str) -> Command:
+    summary += " Needs a linearizable keyspace."
+    group = "generic" if "expire" in name or name == "persist" else "string"
+    return Command(name, handler, arity, Family.WRITE, summary, _ONE_KEY, _WRITE, group)
 
 
 _COMMANDS = (
@@ -130,22 +124,22 @@ _COMMANDS = (
         )
         for name in ("del", "unlink")
     ),
-    _refused("setnx", 3),
-    _refused("getset", 3),
-    _refused("getdel", 2),
-    _refused("getex", -2),
-    _refused("append", 3),
-    _refused("setrange", 4),
-    _refused("incr", 2),
-    _refused("decr", 2),
-    _refused("incrby", 3),
-    _refused("decrby", 3),
-    _refused("incrbyfloat", 3),
-    _refused("expire", -3),
-    _refused("pexpire", -3),
-    _refused("expireat", -3),
-    _refused("pexpireat", -3),
-    _refused("persist", 2),
+    _modifying("setnx", modifies.setnx, 3, "Sets a key that does not exist."),
+    _modifying("getset", modifies.getset, 3, "Sets a key and returns its previous value."),
+    _modifying("getdel", modifies.getdel, 2, "Returns the value of a key and deletes it."),
+    _modifying("getex", modifies.getex, -2, "Returns the value of a key and sets its expiration."),
+    _modifying("append", modifies.append, 3, "Appends to the value of a key."),
+    _modifying("setrange", modifies.setrange, 4, "Overwrites a part of a value."),
+    _modifying("incr", modifies.incr, 2, "Increments an integer by one."),
+    _modifying("decr", modifies.decr, 2, "Decrements an integer by one."),
+    _modifying("incrby", modifies.incrby, 3, "Increments an integer."),
+    _modifying("decrby", modifies.decrby, 3, "Decrements an integer."),
+    _modifying("incrbyfloat", modifies.incrbyfloat, 3, "Increments a number."),
+    _modifying("expire", modifies.expire, -3, "Sets the expiration of a key in seconds."),
+    _modifying("pexpire", modifies.expire, -3, "Sets the expiration of a key in milliseconds."),
+    _modifying("expireat", modifies.expire, -3, "Sets the expiration of a key, Unix seconds."),
+    _modifying("pexpireat", modifies.expire, -3, "The same in Unix milliseconds."),
+    _modifying("persist", modifies.persist, 2, "Removes the expiration of a key."),
     _server("scan", refusals.refuse_walk, -2, "Not supported yet."),
     _server("dbsize", refusals.refuse_walk, 1, "Not supported yet."),
     _server("keys", refusals.refuse_keys, 2, "Refused: it would read every node."),

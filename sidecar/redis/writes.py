@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sidecar.core.operation import Write
 from sidecar.errors import Outcome
-from sidecar.redis import replies
+from sidecar.redis import changes, modifies, replies
 from sidecar.redis.expiry import Expiry, deadline_ms
 from sidecar.redis.numbers import parse_integer
 from sidecar.redis.refusals import refuse_option
@@ -26,9 +26,32 @@ def set_value(session: Session, args: list[bytes]) -> None:
         return
     expiry, amount, reading = options
     if reading:
-        refuse_option(session, "SET", reading)
+        _set_reading(session, args, (expiry, amount), reading)
+    else:
+        _put_expiring(session, "set", args[1], args[2], (expiry, amount))
+
+
+def _set_reading(
+    session: Session,
+    args: list[bytes],
+    when: tuple[Expiry | None, bytes],
+    reading: dict[bytes, bytes],
+) -> None:
+    if not session.door.backend.is_linearizable(session.keyspace):
+        refuse_option(session, "SET", b" ".join(sorted(reading)).decode())
         return
-    _put_expiring(session, "set", args[1], args[2], (expiry, amount))
+    expires_at_ms = _expiry(session, "set", when)
+    if expires_at_ms is None:
+        return
+    options = changes.SetOptions(
+        only_absent=b"NX" in reading,
+        only_present=b"XX" in reading,
+        if_equal=reading.get(b"IFEQ"),
+        get=b"GET" in reading,
+        keep_ttl=b"KEEPTTL" in reading,
+        expires_at_ms=expires_at_ms,
+    )
+    modifies.start(session, args, changes.set_value(args[2], options, session.nil))
 
 
 def setex(session: Session, args: list[bytes]) -> None:
@@ -57,11 +80,11 @@ def delete(session: Session, args: list[bytes]) -> None:
         _write_many(session, [(key, None) for key in args[1:]])
 
 
-def _options(args: list[bytes]) -> tuple[Expiry | None, bytes, str] | None:
-    """The expiry, its amount, and an option that would have to read first; None: bad syntax."""
+def _options(args: list[bytes]) -> tuple[Expiry | None, bytes, dict[bytes, bytes]] | None:
+    """The expiry, its amount, and what has to read first with its argument; None: bad syntax."""
     expiry: Expiry | None = None
     amount = b""
-    reading: set[bytes] = set()
+    reading: dict[bytes, bytes] = {}
     at = 3
     while at < len(args):
         option = args[at].upper()
@@ -69,34 +92,39 @@ def _options(args: list[bytes]) -> tuple[Expiry | None, bytes, str] | None:
             expiry, amount = _EXPIRIES[option], args[at + 1]
             at += 2
         elif option == b"IFEQ" and at + 1 < len(args):
-            reading.add(option)
+            reading[option] = args[at + 1]
             at += 2
         elif option in (b"NX", b"XX", b"GET", b"KEEPTTL"):
-            reading.add(option)
+            reading[option] = b""
             at += 1
         else:
             return None
-    if len(reading & {b"NX", b"XX", b"IFEQ"}) > 1 or (expiry and b"KEEPTTL" in reading):
+    if len(reading.keys() & {b"NX", b"XX", b"IFEQ"}) > 1 or (expiry and b"KEEPTTL" in reading):
         return None
-    return expiry, amount, b" ".join(sorted(reading)).decode()
+    return expiry, amount, reading
 
 
 def _put_expiring(
     session: Session, name: str, key: bytes, value: bytes, when: tuple[Expiry | None, bytes]
 ) -> None:
+    expires_at_ms = _expiry(session, name, when)
+    if expires_at_ms is not None:
+        _put(session, key, value, expires_at_ms)
+
+
+def _expiry(session: Session, name: str, when: tuple[Expiry | None, bytes]) -> int | None:
+    """Unix milliseconds, 0: never; None: it was refused."""
     expiry, text = when
     if expiry is None:
-        _put(session, key, value, 0)
-        return
+        return 0
     amount = parse_integer(text)
     if amount is None:
         session.fail(replies.NOT_AN_INTEGER)
-        return
+        return None
     expires_at_ms = deadline_ms(expiry, amount, session.door.wall_ms())
     if expires_at_ms is None:
         session.fail(replies.invalid_expire(name))
-        return
-    _put(session, key, value, expires_at_ms)
+    return expires_at_ms
 
 
 def _put(session: Session, key: bytes, value: bytes, expires_at_ms: int) -> None:

@@ -189,6 +189,130 @@ ALIKE: tuple[tuple[bytes | str, ...], ...] = (
     ("RESET",),
     ("PING",),
 )
+# Of a linearizable keyspace.
+MODIFYING: tuple[tuple[bytes | str, ...], ...] = (
+    *(("INCR", "n") for _ in range(3)),
+    ("DECR", "n"),
+    ("INCRBY", "n", "10"),
+    ("DECRBY", "n", "-5"),
+    ("INCRBY", "n", "x"),
+    ("INCRBY", "n", "1.0"),
+    ("DECRBY", "n", "-9223372036854775808"),
+    ("SET", "big", "9223372036854775807"),
+    ("INCR", "big"),
+    ("DECRBY", "big", "9223372036854775807"),
+    ("SET", "word", "word"),
+    ("INCR", "word"),
+    ("SET", "pad", " 1"),
+    ("INCR", "pad"),
+    ("SET", "zero", "01"),
+    ("INCR", "zero"),
+    ("SET", "minus", "-0"),
+    ("INCR", "minus"),
+    ("INCRBYFLOAT", "f", "10.5"),
+    ("INCRBYFLOAT", "f", "0.1"),
+    ("INCRBYFLOAT", "f", "-5"),
+    ("INCRBYFLOAT", "f", "-5.6"),
+    ("INCRBYFLOAT", "f", "5.0e3"),
+    ("INCRBYFLOAT", "f", "1e-3"),
+    ("INCRBYFLOAT", "f", "x"),
+    ("INCRBYFLOAT", "f", ""),
+    ("INCRBYFLOAT", "f", " 1"),
+    ("INCRBYFLOAT", "f", "inf"),
+    ("INCRBYFLOAT", "f", "nan"),
+    ("INCRBYFLOAT", "word", "1"),
+    ("INCRBYFLOAT", "f", ".5"),
+    ("INCRBYFLOAT", "f", "+1"),
+    ("APPEND", "a", "one"),
+    ("APPEND", "a", b"\r\n"),
+    ("APPEND", "a", ""),
+    ("GET", "a"),
+    ("SETRANGE", "r", "3", "abc"),
+    ("SETRANGE", "r", "0", "x"),
+    ("SETRANGE", "r", "10", ""),
+    ("SETRANGE", "none", "10", ""),
+    ("EXISTS", "none"),
+    ("SETRANGE", "r", "-1", "x"),
+    ("SETRANGE", "r", "x", "x"),
+    ("SETRANGE", "r", "536870911", "xx"),
+    ("GET", "r"),
+    ("SETNX", "nx", "1"),
+    ("SETNX", "nx", "2"),
+    ("GET", "nx"),
+    ("GETSET", "gs", "1"),
+    ("GETSET", "gs", "2"),
+    ("GETDEL", "gs"),
+    ("GETDEL", "gs"),
+    *(
+        ("SET", key, "v", *options)
+        for key in ("s1", "nx")
+        for options in (
+            ("XX",),
+            ("NX",),
+            ("NX",),
+            ("XX", "GET"),
+            ("NX", "GET"),
+            ("GET",),
+            ("GET", "EX", "100"),
+            ("KEEPTTL",),
+            ("XX", "KEEPTTL", "GET"),
+            ("NX", "EX", "0"),
+            ("XX", "EX", "x"),
+        )
+    ),
+    ("TTL", "s1"),
+    ("SET", "s1", "w", "XX"),
+    ("TTL", "s1"),
+    ("EXPIRE", "s1", "100"),
+    ("TTL", "s1"),
+    ("EXPIRE", "s1", "200", "NX"),
+    ("EXPIRE", "s1", "200", "XX"),
+    ("EXPIRE", "s1", "100", "GT"),
+    ("EXPIRE", "s1", "300", "gt"),
+    ("EXPIRE", "s1", "400", "LT"),
+    ("EXPIRE", "s1", "50", "LT"),
+    ("EXPIRE", "s1", "40", "XX", "LT"),
+    ("EXPIRE", "s1", "1", "NX", "XX"),
+    ("EXPIRE", "s1", "1", "GT", "LT"),
+    ("EXPIRE", "s1", "1", "FOO"),
+    ("EXPIRE", "s1", "x"),
+    ("EXPIRE", "s1", "9223372036854775807"),
+    ("EXPIRE", "s1", "-9223372036854775808"),
+    ("PEXPIRE", "s1", "9223372036854775807"),
+    ("TTL", "s1"),
+    ("INCR", "s1"),
+    ("APPEND", "s1", "x"),
+    ("TTL", "s1"),
+    ("PERSIST", "s1"),
+    ("PERSIST", "s1"),
+    ("TTL", "s1"),
+    ("EXPIRE", "s1", "1", "GT"),
+    ("EXPIRE", "s1", "1000", "LT"),
+    ("PEXPIRE", "s1", "100000"),
+    ("TTL", "s1"),
+    ("EXPIREAT", "s1", "4000000000"),
+    ("PEXPIREAT", "s1", "4000000000000"),
+    ("GETEX", "s1"),
+    ("GETEX", "s1", "EX", "100"),
+    ("TTL", "s1"),
+    ("GETEX", "s1", "PERSIST"),
+    ("TTL", "s1"),
+    ("GETEX", "s1", "EX", "0"),
+    ("GETEX", "s1", "EX", "x"),
+    ("GETEX", "s1", "FOO"),
+    ("GETEX", "s1", "EX"),
+    ("GETEX", "nosuch", "EX", "10"),
+    ("GETEX", "s1", "PXAT", "1"),
+    ("EXISTS", "s1"),
+    ("SET", "e", "v"),
+    ("EXPIRE", "e", "-1"),
+    ("GET", "e"),
+    ("SET", "e", "v"),
+    ("EXPIREAT", "e", "1"),
+    ("EXISTS", "e"),
+    ("EXPIRE", "nosuch", "10"),
+    ("PERSIST", "nosuch"),
+)
 BROKEN = (
     b"*1000000000000\r\n",
     b"*x\r\n",
@@ -256,6 +380,20 @@ def test_every_reply_is_the_same_bytes(peer: Peer, version: int) -> None:
     peer.send("HELLO", str(version))
     differences = []
     for command in ALIKE:
+        theirs, ours = peer.send(*command), talk.send(*command)
+        if theirs != ours:
+            differences.append((command, theirs, ours))
+    assert differences == []
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_reads_before_it_writes_replies_the_same_bytes(peer: Peer, version: int) -> None:
+    talk = Conversation()
+    talk.coordinator.linearizable = True
+    talk.send("HELLO", str(version))
+    peer.send("HELLO", str(version))
+    differences = []
+    for command in MODIFYING:
         theirs, ours = peer.send(*command), talk.send(*command)
         if theirs != ours:
             differences.append((command, theirs, ours))

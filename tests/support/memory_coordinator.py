@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from buckets.bucket_map import Consistency
 from buckets.hashing import bucket_shift, key_hash
+from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
 from sidecar.core.operation import Read, Write
+from sidecar.core.register_op import Modify
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 MAX_KEY_BYTES = 1024
@@ -47,6 +49,7 @@ class MemoryCoordinator:
         self.keyspaces = keyspaces
         self.max_value_bytes = max_value_bytes
         self.has_map = True
+        self.linearizable = False  # all keyspaces are
         self.failures: dict[bytes, DataError] = {}  # answered instead, by key
         self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
         self._clock = clock
@@ -100,6 +103,41 @@ class MemoryCoordinator:
             self._apply(op)
         self._answer(op)
 
+    def is_linearizable(self, keyspace: str) -> bool:
+        """Whether changes that depend on what stands are served."""
+        return self.linearizable
+
+    def modify(self, op: Modify) -> None:
+        """Answer a change."""
+        error = self._refusal(op.keyspace, op.key, Outcome.NOT_APPLIED)
+        if error is not None:
+            op.error = error
+        else:
+            self._modify(op)
+        self._answer(op)
+
+    def _modify(self, op: Modify) -> None:
+        record = self._data[op.keyspace].get(op.key)
+        live = record if record is not None and record.live(self._clock()) else None
+        current = Current(live.value, live.version, live.expires_at_ms) if live else Current(None)
+        verdict = op.change(current)
+        op.result = verdict.result
+        if isinstance(verdict, Refuse):
+            op.refused, op.current = verdict.reason, current
+            return
+        done: list[Write] = []
+        write = Write(
+            op.keyspace,
+            op.key,
+            verdict.value,
+            level=0,
+            deadline=op.deadline,
+            done=done.append,
+            expires_at_ms=verdict.expires_at_ms,
+        )
+        self._apply(write)
+        op.version = write.version
+
     def locate(self, keyspace: str, key: bytes, level: Consistency) -> MemoryLocation | DataError:
         """Where `key` lives."""
         error = self._refusal(keyspace, key, None)
@@ -109,7 +147,7 @@ class MemoryCoordinator:
             keyspace, self.bucket(key), 1, ("memory",), "memory", "the only one", level
         )
 
-    def cancel(self, op: Read | Write) -> None:
+    def cancel(self, op: Read | Write | Modify) -> None:
         """Nothing is ever under way here."""
 
     def bucket(self, key: bytes) -> int:
@@ -129,7 +167,7 @@ class MemoryCoordinator:
         for at in order or range(len(held)):
             held[at]()
 
-    def _answer(self, op: Read | Write) -> None:
+    def _answer(self, op: Read | Write | Modify) -> None:
         if self.held is None:
             op.done(op)  # type: ignore[arg-type]
         else:
