@@ -41,6 +41,7 @@ class Links:
         self._learn = learn
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._prober = asyncio.create_task(self._probe_forever(), name="probe-links")
+        self._watched_at = 0.0
         self._watcher = asyncio.create_task(self._watch_forever(), name="watch-links")
 
     def follow(self, joined: list[Node], left: list[Node]) -> None:
@@ -128,15 +129,14 @@ class Links:
 
     async def _watch_forever(self) -> None:
         loop = asyncio.get_running_loop()
-        looked_at = loop.time()
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
-            now = loop.time()
-            late, looked_at = now - looked_at > WATCH_LATE_S, now
-            if not late:
-                self._watch(now)
+            self._watch(loop.time())
 
     def _watch(self, now: float) -> None:
+        late, self._watched_at = now - self._watched_at > WATCH_LATE_S, now
+        if late:
+            return
         for peer in self._core.peers.values():
             link = peer.link
             if isinstance(link, Link) and peer.breaker.watch(now, link.oldest_sent_at):

@@ -243,6 +243,16 @@ def test_two_workers_both_serve_and_their_counts_add_up(start: Callable[..., Sid
         client.close()
 
 
+def test_a_worker_imports_nothing_from_the_folder_it_is_started_in(
+    start: Callable[..., Sidecar],
+) -> None:
+    sidecar = start("--workers", "2")
+    sidecar.until(lambda: sidecar.stats()["workers"] == 2, "both serve")
+    (worker,) = sidecar.workers()
+    words = Path(f"/proc/{worker}/cmdline").read_text().split("\0")
+    assert words[1:4] == ["-P", "-m", "sidecar.worker"]
+
+
 def test_a_killed_worker_is_started_again_and_sigterm_ends_all(
     start: Callable[..., Sidecar],
 ) -> None:

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from buckets.bucket_map import Consistency
+from replicas.link import Link
 from sidecar.background.map_feed import FeedIdentity, MapFeed
+from sidecar.core.health import Breaker
 from sidecar.core.map_assembly import MapAssembly
 from sidecar.net import links as links_module
 from sidecar.net.links import Links
@@ -163,3 +165,56 @@ def assembly_of(cluster: FakeCluster) -> MapAssembly:
     assembly = MapAssembly("test")
     assembly.current = cluster.map
     return assembly
+
+
+async def test_a_node_that_freezes_is_read_last_until_it_answers_its_probes_again(
+    servers: Servers,
+) -> None:
+    valkey = servers.valkey()
+    cluster = cluster_on(valkey.port)
+    async with kept(cluster) as links:
+        links.follow(*cluster.sidecar.core.adopt(cluster.map))
+        peer = cluster.sidecar.core.peers[1]
+        await until(lambda: peer.link is not None)
+        age = cluster.sidecar.core.health_age
+        valkey.pause()
+        await until(lambda: peer.breaker.demoted)
+        assert cluster.sidecar.core.counters.demotions == 1
+        assert cluster.sidecar.core.health_age > age
+        assert peer.link is not None
+        valkey.resume()
+        await until(lambda: not peer.breaker.demoted)
+
+
+async def test_nobody_is_judged_by_what_is_unanswered_after_our_own_loop_stood_still(
+    servers: Servers,
+) -> None:
+    valkey = servers.valkey()
+    cluster = cluster_on(valkey.port)
+    async with kept(cluster) as links:
+        links.follow(*cluster.sidecar.core.adopt(cluster.map))
+        peer = cluster.sidecar.core.peers[1]
+        await until(lambda: peer.link is not None)
+        valkey.pause()
+        await until(lambda: isinstance(peer.link, Link) and peer.link.in_flight)
+        await asyncio.sleep(0)  # it is written
+        peer.breaker = Breaker()
+        later = asyncio.get_running_loop().time() + 1.0
+        found = []
+        for look_at in (later, later + links_module.WATCH_INTERVAL_S):
+            links._watch(look_at)
+            found.append(peer.breaker.demoted)
+        assert found == [False, True]
+        valkey.resume()
+
+
+async def test_a_node_that_mostly_fails_is_read_last(servers: Servers) -> None:
+    valkey = servers.valkey()
+    cluster = cluster_on(valkey.port)
+    async with kept(cluster) as links:
+        links.follow(*cluster.sidecar.core.adopt(cluster.map))
+        peer = cluster.sidecar.core.peers[1]
+        await until(lambda: peer.link is not None)
+        peer.reads += 10
+        peer.errors += 10
+        await until(lambda: peer.breaker.demoted)
