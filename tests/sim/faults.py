@@ -375,12 +375,16 @@ class Faults:
         sidecar, server = self._sidecar(), self._owner()
         if not server.up or not self._may_lose(server.number):
             return False
-        others = [each for each in self._run.servers.values() if each is not server]
-        gone = self._rng.choice(others)
-        for link in list(gone.links):
-            if link.owner is sidecar:
+        run = self._run
+        numbers = [owner.node for owner in run.store.bucket.owners if owner.node != server.number]
+        late = self._rng.sample(numbers, len(numbers) // 2)
+        for number in set(numbers) - set(late):
+            gone = run.servers[number]
+            for link in [each for each in gone.links if each.owner is sidecar]:
                 link.drop()
-        self._cut([(sidecar.name, each.name) for each in others], least_s=0.7)
+            run.network.block(sidecar.name, gone.name)
+            run.schedule.after(2.5, run.network.heal, sidecar.name, gone.name)
+        self._cut([(sidecar.name, run.servers[number].name) for number in late], least_s=0.6)
         self._later(0.05, 0.4, self._forget, server)
         return True
 

@@ -30,7 +30,7 @@ class Variant:
 VARIANTS: dict[str, Variant] = {
     "no-fence": Variant(no_fence),
     "no-epoch-check-at-end": Variant(no_epoch_check),
-    "no-incarnation-check": Variant(no_incarnations),
+    "no-incarnation-check": Variant(no_incarnations, "rotation"),
     "create-and-raise": Variant(create_and_raise),
     "no-write-back": Variant(no_write_back),
     "write-back-to-read-only": Variant(write_back_to_read_only),
@@ -39,6 +39,6 @@ VARIANTS: dict[str, Variant] = {
     "hint-counted": Variant(hint_counted),
     "not-applied-unproved": Variant(not_applied_unproved),
     "one-majority": Variant(one_majority),
-    "one-copy-source": Variant(one_source),
+    "one-copy-source": Variant(one_source, "missed_then_moved"),
     "life-without-epoch": Variant(life_without_epoch, "new_life_in_flight"),
 }
