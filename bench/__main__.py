@@ -10,6 +10,7 @@ BENCHMARKS = {
     "doors": ("bench.doors", "both doors beside Envoy, twemproxy, HAProxy and grpc.aio (D1-D7)"),
     "map": ("bench.map_size", "size of the map and of a change, and how fast all see one (C1, C2)"),
     "grpc-echo": ("bench.grpc_echo", "the gRPC door's engine beside grpc.aio"),
+    "linearizable": ("bench.linearizable", "linearizable operations beside tunable ones at QUORUM"),
     "planner": ("bench.planner", "time, balance and data moved of a plan (C3)"),
 }
 
