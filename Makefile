@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # What ruff and mypy look at, as far as it exists.
 CODE = $(wildcard buckets replicas sidecar control_plane tests bench scripts)
 
-.PHONY: help setup setup-dev run test peers lint format protos bench models zookeeper lock clean
+.PHONY: help setup setup-dev run test peers lint format protos bench models probe sim zookeeper lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ bench: setup-dev peers ## run the benchmarks: make bench ARGS="doors --json door
 
 models: setup peers ## check the Spin models of docs/models: make models ARGS="--full --json models.json"
 	@exec $(PY) scripts/run_models.py $(ARGS)
+
+probe: setup-dev peers ## kill, pause and restart real processes under a judged load
+	@$(PY) -m pytest tests/probe $(ARGS)
+
+sim: setup-dev ## the data path under seeded faults in virtual time: make sim ARGS="--broken all"
+	@exec $(PY) -m tests.sim $(ARGS)
 
 zookeeper: setup peers ## start a ZooKeeper in the foreground: make zookeeper PORT=2181
 	@exec $(PY) scripts/zookeeper.py $(if $(PORT),--port $(PORT))
