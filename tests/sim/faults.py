@@ -4,15 +4,18 @@ never more owners at once than a majority can spare.
 
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from random import Random
+from typing import Protocol
 
-from buckets.bucket_map import Stage
+from buckets.bucket_map import BucketMap, Stage
 from replicas.fake import State
+from tests.sim.controller import Controller
+from tests.sim.network import Network
+from tests.sim.schedule import Schedule
 from tests.sim.server import SETTINGS, SimServer
 from tests.sim.sidecar import SimSidecar
-
-if TYPE_CHECKING:
-    from tests.sim.run import Run
+from tests.sim.store import Store
+from tests.sim.trace import Trace
 
 MAX_SKEW_MS = 2000
 SMALL_SKEW_MS = 30
@@ -37,10 +40,33 @@ THEMES: tuple[tuple[str, ...], ...] = (
 )
 
 
+class World(Protocol):
+    """What can be damaged: the run, as its faults see it."""
+
+    rng: Random
+    schedule: Schedule
+    trace: Trace
+    network: Network
+    store: Store
+    replication: int
+    servers: dict[int, SimServer]
+    sidecars: list[SimSidecar]
+    cut_off: set[str]
+    controller_dies: float
+    controller_sleeps: float
+    leader: Controller | None
+
+    def deliver(self, sidecar: SimSidecar, bucket_map: BucketMap) -> None:
+        """A map reaches a sidecar, be it the newest or not."""
+
+    def reconnect(self, sidecar: SimSidecar) -> None:
+        """A control plane reaches the sidecar again."""
+
+
 class Faults:
     """The faults of one run. `only`: mostly this one."""
 
-    def __init__(self, run: "Run", only: str = "") -> None:
+    def __init__(self, run: World, only: str = "") -> None:
         self._run = run
         self._only = only
         self._rng = run.rng

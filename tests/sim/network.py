@@ -6,16 +6,14 @@ broke may still arrive, as long as the server lives the same life.
 
 from collections import deque
 from random import Random
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from hiredis import ReplyError
 
+from replicas.fake import FakeReplica
 from replicas.link import ReplySink
 from tests.sim.schedule import Schedule
 from tests.sim.trace import Trace
-
-if TYPE_CHECKING:
-    from tests.sim.server import SimServer
 
 FASTEST_S = 0.0002
 MEAN_S = 0.001
@@ -29,6 +27,23 @@ class Owner(Protocol):
 
     def link_lost(self, link: "SimLink") -> None:
         """The connection is gone; its sinks have been told."""
+
+
+class Server(Protocol):
+    """Who is connected to: a replica server, one life after the other."""
+
+    name: str
+    number: int
+    up: bool
+    paused: bool
+    links: "list[SimLink]"
+
+    @property
+    def replica(self) -> FakeReplica:
+        """What answers now; its run_id names the life."""
+
+    def execute(self, command: bytes, asker: str) -> object:
+        """The reply to one command."""
 
 
 class Network:
@@ -92,7 +107,7 @@ _CLOSED = _Closed()
 class SimLink:
     """One connection of `owner` to one life of `server`. Part of it is core.peer.PeerLink."""
 
-    def __init__(self, network: Network, owner: Owner, server: "SimServer") -> None:
+    def __init__(self, network: Network, owner: Owner, server: Server) -> None:
         self.owner = owner
         self.server = server
         self.life = server.replica.run_id
