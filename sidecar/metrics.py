@@ -34,6 +34,7 @@ _HELP = {
     "restarts": "Operations begun again because their bucket moved",
     "not_applied": "Writes that ended as NOT_APPLIED",
     "unknown": "Writes that ended as UNKNOWN",
+    "outbid": "Attempts at a register that another operation was faster than",
 }
 
 

@@ -67,6 +67,7 @@ _COUNTED = (
     "restarts",
     "not_applied",
     "unknown",
+    "outbid",
 )
 
 

@@ -9,13 +9,14 @@ from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import Read, Write
-from sidecar.errors import DataError
+from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
 from sidecar.wire.grpc import Call, UnaryHandler
 
 SERVICE = b"/dabbawala.v1.Data/"
 MAX_BATCH = 10_000
+MAX_BATCH_BYTES = 64 << 20  # of values in one BatchGet's answer
 
 
 class DataService:
@@ -183,7 +184,7 @@ class DataService:
 class _Gather:
     """Collects the ends of a batch's operations and answers when the last is in."""
 
-    __slots__ = ("call", "encode", "left", "response", "results")
+    __slots__ = ("call", "encode", "held_bytes", "left", "response", "results")
 
     def __init__(
         self,
@@ -196,16 +197,29 @@ class _Gather:
         self.left = count
         self.response = response
         self.encode = encode
+        self.held_bytes = 0
         self.results: list[object] = [None] * count
         if not count:
             call.respond(b"")
 
     def done(self, op: Read | Write) -> None:
+        if isinstance(op, Read) and op.record is not None:
+            self.held_bytes += len(op.record.value)
+            if self.held_bytes > MAX_BATCH_BYTES:
+                op.error = _answer_too_large()
         self.results[op.tag] = self.encode(op)
         self.left -= 1
         if not self.left:
             self.response.results.extend(self.results)  # type: ignore[arg-type]
             self.call.respond(self.response.SerializeToString())
+
+
+def _answer_too_large() -> DataError:
+    return DataError(
+        Reason.OVERLOADED,
+        Fault.OVERLOADED,
+        f"the values of this batch pass {MAX_BATCH_BYTES} bytes; ask for this key in another batch",
+    )
 
 
 def _level(level: int) -> "pb.Consistency.ValueType":
