@@ -140,7 +140,7 @@ async def test_the_asyncio_client_calls_every_method(target: str) -> None:
 
 def test_an_unknown_method_is_unimplemented(cluster: LocalCluster, target: str) -> None:
     call: grpc.UnaryUnaryMultiCallable[bytes, bytes]
-    call = cluster.channel(target).unary_unary("/dabbawala.v1.Data/CompareAndSet")
+    call = cluster.channel(target).unary_unary("/dabbawala.v1.Data/Unheard")
     with pytest.raises(grpc.RpcError) as failed:
         call(b"", timeout=5)
     assert failed.value.code() is grpc.StatusCode.UNIMPLEMENTED
