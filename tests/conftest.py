@@ -1,6 +1,6 @@
 """Fixtures that any test may ask for: real servers, each gone when the test is."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,11 +14,22 @@ from tests.support.servers import (
     start_zookeeper,
     stopped_after,
 )
+from tests.support.tracebacks import number_frames
 
 # A machine that is busy with something else is no failure, so examples have no deadline of their
 # own; the test has one (pytest's timeout). A failing example is printed so that it can be repeated.
 settings.register_profile("dabbawala", deadline=None, print_blob=True)
 settings.load_profile("dabbawala")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    if call.excinfo is not None:
+        number_frames(call.excinfo.value)
+        call.excinfo = pytest.ExceptionInfo.from_exception(call.excinfo.value)
+    return (yield)
 
 
 @pytest.fixture
