@@ -70,6 +70,7 @@ class HintLog:
         self._cluster = cluster
         self._wall_ms = wall_ms
         self._file: HintFile | None = None
+        self._counted = False  # the ledger knows what was found in the file
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="hints")
         self._adds: list[_Add] = []
         self._queued_bytes = 0
@@ -241,7 +242,7 @@ class HintLog:
     def _state(self) -> str:
         if self.problem:
             return "off" if self.path is None else "failing"
-        return "on" if self._file is not None else "opening"
+        return "on" if self._file is not None and self._counted else "opening"
 
     # --- writing
 
@@ -459,6 +460,7 @@ class HintLog:
 
     async def _count_anew(self) -> None:
         self.ledger.load(*await self._in_thread(_count, self._file))
+        self._counted = True
         self._recount = False
 
     async def _close_file(self) -> None:

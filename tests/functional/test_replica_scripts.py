@@ -139,9 +139,10 @@ class TestWrite:
         assert len(replica.log(KEYS.log)) == len(records)
 
     def test_an_older_version_is_superseded_and_changes_nothing(self, replica: Subject) -> None:
-        assert write(replica, encode_record(now_version(replica), b"new")) == APPLIED
+        now_ms = replica.now_ms()
+        assert write(replica, encode_record(version_at(now_ms), b"new")) == APPLIED
         before = everything(replica)
-        assert write(replica, encode_record(now_version(replica, -5), b"old")) == SUPERSEDED
+        assert write(replica, encode_record(version_at(now_ms - 5), b"old")) == SUPERSEDED
         assert everything(replica) == before
 
     def test_the_same_record_again_is_acknowledged_but_not_logged(self, replica: Subject) -> None:

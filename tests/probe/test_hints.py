@@ -53,6 +53,12 @@ def held(node: Part) -> dict[bytes, bytes]:
     return records
 
 
+def differing(left: Part, right: Part) -> int:
+    """How many records two nodes hold that are not the same. (Texts of 10,000 take for ever.)"""
+    mine, others = held(left), held(right)
+    return sum(mine.get(key) != others.get(key) for key in mine.keys() | others.keys())
+
+
 def waiting(cluster: LocalCluster) -> int:
     return sum(node["count"] for node in cluster.sidecar_page("hints")["nodes"])
 
@@ -114,7 +120,7 @@ def test_a_node_that_missed_ten_thousand_writes_gets_them_all_from_two_lives_of_
     with Reader(three) as busy:
         wait_until(lambda: waiting(three) == 0, "all are replayed")
     took_s = time.monotonic() - began
-    assert held(away) == held(other)
+    assert differing(away, other) == 0
     assert len(held(away)) == WRITES
     with capsys.disabled():
         sys.stdout.write(
@@ -160,4 +166,4 @@ def test_what_a_sidecar_still_has_when_it_is_told_to_end_is_replayed_first(
     away.start()
     wait_until(lambda: three.sidecar_health()["node-1"] != "unreachable", "it is back")
     three.sidecar.stop()
-    assert held(away) == held(other)
+    assert differing(away, other) == 0

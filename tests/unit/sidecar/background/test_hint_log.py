@@ -80,6 +80,23 @@ async def test_hints_are_there_after_another_start(path: Path) -> None:
         assert node.oldest_ms == NOW_MS
 
 
+async def test_it_is_not_on_before_it_has_counted_what_it_found(path: Path) -> None:
+    async with open_log(path) as hints:
+        for number in range(10_000):
+            hints.keep(hint(number))
+        await hints.flush()
+    again = HintLog(path, "test", wall_ms=Clock(), bounds=HintBounds())
+    start = asyncio.create_task(again.start())
+    seen: dict[str, set[int]] = {}
+    while not start.done():
+        view = again.view()
+        seen.setdefault(view.state, set()).add(sum(node.count for node in view.nodes))
+        await asyncio.sleep(0)
+    await again.close()
+    assert seen["opening"] == {0}
+    assert seen.get("on", {10_000}) == {10_000}
+
+
 async def test_many_hints_share_one_fsync(path: Path) -> None:
     async with open_log(path) as hints:
         for number in range(5000):
