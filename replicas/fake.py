@@ -14,6 +14,7 @@ from hiredis import Reader, ReplyError
 from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor, encode_promise
 from replicas.fake_repair import FakeRepair, replace_identity
 from replicas.fence import Fence, Role, decode_fence
+from replicas.group import decode_group
 from replicas.layout import FENCE_FIELD, MAP_FIELD, USER_PREFIX
 from replicas.record import FLAG_EXPIRED, VERSION_BYTES, Record, decode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
@@ -47,6 +48,7 @@ class FakeReplica:
         self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
             "write": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=False),
             "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
+            "transact": self._transact,
             "prepare": self._prepare,
             "accept": self._accept,
             "fence_create": self._create,
@@ -141,13 +143,50 @@ class FakeReplica:
             return APPLIED
         if _ahead_of(record, now_ms + max_skew_ms):
             return self._refuse(keys, Code.SKEWED, now_ms)
-        if old is not None and decode_record(old) is None:
-            outcome = APPLIED if healing else self._refuse(keys, Code.CORRUPT, b"record")
+        if healing and old is not None and decode_record(old) is None:
+            outcome: int | list[object] = APPLIED
         else:
-            outcome = self._judge(keys, fence, record, decode_record(old or b""), now_ms)
+            outcome = self._judge_stored(keys, fence, record, old, now_ms)
         if outcome in (APPLIED, APPLIED_OVER_LIVE):
             self._store(keys, field_name, record.raw, log_bytes)
         return outcome
+
+    # --- transact: scripts/transact.lua
+
+    def _transact(self, keys: list[bytes], arguments: list[bytes], now_ms: int) -> object:
+        problem = _bad_argument(keys, arguments, 2, _WRITE_ARGUMENTS)
+        group = decode_group(arguments[3]) if not problem else None
+        if group is None or group[0][1].version == ZERO_VERSION:
+            return self._refuse(keys, Code.BAD_REQUEST, problem or b"record")
+        fields = self.state.hashes.get(keys[0], {})
+        fence = self._agreed_fence(keys, fields.get(FENCE_FIELD), arguments[0], arguments[1])
+        if isinstance(fence, list):
+            return fence
+        max_skew_ms, log_bytes = _LIMITS.unpack(arguments[4])
+        reply, stored = APPLIED, list[tuple[bytes, bytes]]()
+        for key, record in group:
+            field_name = USER_PREFIX + key
+            if fields.get(field_name) == record.raw:
+                continue
+            if _ahead_of(record, now_ms + max_skew_ms):
+                return self._refuse(keys, Code.SKEWED, now_ms)
+            verdict = self._judge_stored(keys, fence, record, fields.get(field_name), now_ms)
+            if isinstance(verdict, list):
+                return verdict
+            if verdict != SUPERSEDED:
+                stored.append((field_name, record.raw))
+            reply = max(reply, verdict)
+        for field_name, raw in stored:
+            self._store(keys, field_name, raw, log_bytes)
+        return reply
+
+    def _judge_stored(
+        self, keys: list[bytes], fence: Fence, record: Record, old: bytes | None, now_ms: int
+    ) -> int | list[object]:
+        """What a record comes to on what stands, which may be damaged."""
+        if old is not None and decode_record(old) is None:
+            return self._refuse(keys, Code.CORRUPT, b"record")
+        return self._judge(keys, fence, record, decode_record(old or b""), now_ms)
 
     def _store(self, keys: list[bytes], field_name: bytes, raw: bytes, log_bytes: int) -> None:
         log = self.state.logs.setdefault(keys[1], [])

@@ -4,6 +4,7 @@ Keys, arguments and replies are described at the head of each file:
 
     write          put or delete one record              lib/apply.lua
     heal           the same, over a corrupt record too   lib/apply.lua
+    transact       put or delete several, or none        transact.lua
     prepare        promise a ballot                      prepare.lua
     accept         accept what was chosen for a ballot   accept.lua
     fence_create   a bucket's first fence                fence_create.lua
@@ -16,8 +17,8 @@ Keys, arguments and replies are described at the head of each file:
     entries        keys and versions of leaves           entries.lua
     drop           a joining replica's leftover          drop.lua
 
-write and heal are of the tunable mode, prepare and accept of the linearizable one; each refuses
-records of the other. They and the fence scripts answer with an integer (acknowledged; prepare: with
+write, heal and transact are of the tunable mode, prepare and accept of the linearizable one; each
+refuses records of the other. They and the fence scripts answer with an integer (acknowledged; prepare: with
 the record), or with an array [code, fence or nil, map entry or nil, detail]: an atomic refusal,
 after which nothing has changed.
 """
@@ -36,6 +37,7 @@ _WRITE = (*_FENCE, "lib/request")
 _PARTS = {
     "write": (*_WRITE, "lib/apply", "write"),
     "heal": (*_WRITE, "lib/apply", "heal"),
+    "transact": (*_WRITE, "lib/apply", "transact"),
     "prepare": (*_WRITE, "lib/acceptor", "prepare"),
     "accept": (*_WRITE, "lib/acceptor", "accept"),
     "fence_create": (*_FENCE, "fence_create"),

@@ -35,6 +35,6 @@ if kind == 7 and now_ms < expires_at_ms then return refuse('SKEWED', fence, now_
 
 -- The log first: a log key of a wrong type fails here, before anything is written.
 local _, log_bytes = struct.unpack('>I4I4', ARGV[5])
-append_to_log(log_bytes, ballot)
+append_to_log(log_bytes, ballot, ARGV[3])
 redis.call('HSET', KEYS[1], ARGV[3], record)
 return 1

@@ -226,10 +226,11 @@ class _Replay:
         self.route = route = self.by.drain.router.route_of(hint.keyspace, hint.key)
         if route is not None:
             self.slots = targets(hint.node, [peer.node.number for peer in route.peers])
+            prefixes = route.prefixes_for(hint.record)
             suffix = write_suffix(hint.key, hint.record, route.write_limits)
             for slot in self.slots:
                 link = route.peers[slot].link
-                if link is not None and link.send(route.write_prefixes[slot] + suffix, self, slot):
+                if link is not None and link.send(prefixes[slot] + suffix, self, slot):
                     self.awaited += 1
         self.starting = False
         self._judge()

@@ -97,14 +97,19 @@ def _value_error(op: Write, settings: KeyspaceSettings) -> DataError | None:
             keyspace=settings.name,
         )
     if not 0 <= op.expires_at_ms <= MAX_TIME_MS:
-        return DataError(
-            Reason.EXPIRY_INVALID,
-            Fault.CALLER,
-            f"expires_at_ms is {op.expires_at_ms}; it is Unix milliseconds from 1 to"
-            f" {MAX_TIME_MS}, or 0 for never",
-            field="expires_at_ms",
-        )
+        return expiry_error(op.expires_at_ms)
     return None
+
+
+def expiry_error(expires_at_ms: int) -> DataError:
+    """The time can not be an expiry."""
+    return DataError(
+        Reason.EXPIRY_INVALID,
+        Fault.CALLER,
+        f"expires_at_ms is {expires_at_ms}; it is Unix milliseconds from 1 to"
+        f" {MAX_TIME_MS}, or 0 for never",
+        field="expires_at_ms",
+    )
 
 
 def _version_error(op: Write) -> DataError | None:

@@ -18,12 +18,13 @@ from replicas.version import HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
+from sidecar.core.group_write import group_error, needs_tunable, write_run
 from sidecar.core.health import Admission, Budget
 from sidecar.core.hints import ONLY_COPY, Hint, HintKeeper
 from sidecar.core.host import ReadUnderWay, WriteUnderWay
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
 from sidecar.core.location import Location, location
-from sidecar.core.operation import Read, Write
+from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.read import ReadRun, SampledReadRun
 from sidecar.core.register_op import Modify
@@ -226,10 +227,23 @@ class Coordinator:
                 return
         self.counters.writes += 1
         self.now = self._monotonic()
-        run = WriteRun(self, op, route, groups)
+        run = write_run(self, op, route, groups)
         self.active += 1
         self._young.append(run)
         run.start()
+
+    def transact(self, op: GroupWrite) -> None:
+        """Write several keys together; `op.done` is called once, perhaps before this returns."""
+        table = self._tables.get(op.keyspace)
+        if table is None:
+            self._without_table(op)
+            return
+        settings = table.keyspace.settings
+        error = group_error(op, settings) if table.tunable else needs_tunable(settings)
+        if error is not None:
+            self.reject(op, error)
+        else:
+            self.write(op)
 
     def modify(self, op: Modify) -> None:
         """Run a change that depends on what stands; `op.done` is called once, perhaps before this
@@ -465,6 +479,9 @@ class Coordinator:
             self.read(op)
         elif isinstance(op, Modify):
             self.modify(op)
+        elif isinstance(op, GroupWrite):
+            op.superseded = False
+            self.transact(op)
         else:
             op.superseded = False  # but a value that once existed did, whatever stands there now
             self.write(op)

@@ -13,8 +13,10 @@ from buckets.bucket_map import Bucket, Consistency, Keyspace, Mode, Stage
 from buckets.hashing import key_hash
 from replicas.commands import pack_limits, read_prefix, write_prefix
 from replicas.fence import Role, decode_fence
+from replicas.group import is_group
 from replicas.layout import bucket_keys
 from replicas.quorum import Needs, smallest_set
+from replicas.scripts import SCRIPTS
 from sidecar.core.levels import Members, needs
 from sidecar.core.peer import Peer
 
@@ -28,6 +30,7 @@ class Route:
     """One bucket's replicas and how to ask them. Not frozen: it keeps what it learnt."""
 
     __slots__ = (
+        "_group_prefixes",
         "bucket",
         "epoch",
         "keyspace",
@@ -79,6 +82,7 @@ class Route:
         self.plans: dict[int, tuple[tuple[int, ...], ...]] = {}
         self.turn = 0
         self.learning = False
+        self._group_prefixes: tuple[bytes, ...] = ()
         self.registers: Any = None  # a RegisterRoute, where the keyspace is linearizable
 
     @property
@@ -104,6 +108,20 @@ class Route:
             sets = self.members.read_sets()
             self.read_needs[level] = needs(self.members, sets, level, self.zone)
         return self.read_needs[level]
+
+    def prefixes_for(self, record: bytes) -> tuple[bytes, ...]:
+        """What a write of these bytes begins with: a record, or a group of them."""
+        return self.group_prefixes() if is_group(record) else self.write_prefixes
+
+    def group_prefixes(self) -> tuple[bytes, ...]:
+        """What a write of several keys begins with, one a slot."""
+        if not self._group_prefixes:
+            keys, script = bucket_keys(self.keyspace, self.bucket), SCRIPTS["transact"]
+            self._group_prefixes = tuple(
+                write_prefix(keys, self.epoch, owner.incarnation, script=script)
+                for owner in self.members.slots
+            )
+        return self._group_prefixes
 
     def settle_needs(self) -> Needs:
         """The majorities on which a version must stand before a settling read may answer it."""

@@ -50,6 +50,7 @@ class WriteRun:
         "missed",
         "needs",
         "op",
+        "prefixes",
         "refusals",
         "refused",
         "route",
@@ -69,6 +70,7 @@ class WriteRun:
             op.version, op.value or b"", expires_at_ms=op.expires_at_ms, tombstone=op.value is None
         )
         self.suffix = write_suffix(op.key, record, route.write_limits)
+        self.prefixes = route.write_prefixes
         self.sent = 0  # replicas that may have seen it, in any attempt of this run
         self.heard = 0  # replicas sent to that have answered, or whose connection broke
         self.acked = 0
@@ -96,7 +98,7 @@ class WriteRun:
             if link is None:
                 self.missed |= 1 << slot
                 continue
-            if link.send(self.route.write_prefixes[slot] + self.suffix, self, slot):
+            if link.send(self.prefixes[slot] + self.suffix, self, slot):
                 self.sent |= 1 << slot
                 peer.writes += 1
             else:

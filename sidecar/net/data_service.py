@@ -1,6 +1,6 @@
 """Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from google.protobuf.message import DecodeError
@@ -8,7 +8,7 @@ from google.protobuf.message import DecodeError
 from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.location import Location, OwnerView
-from sidecar.core.operation import Read, Write
+from sidecar.core.operation import GroupItem, GroupWrite, Read, Write
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
@@ -37,6 +37,7 @@ class DataService:
             SERVICE + b"Increment": self._registers.increment,
             SERVICE + b"BatchGet": self.batch_get,
             SERVICE + b"BatchWrite": self.batch_write,
+            SERVICE + b"Transact": self.transact,
             SERVICE + b"Locate": self.locate,
         }
 
@@ -141,10 +142,7 @@ class DataService:
             return
         if _batch_too_large(call, len(request.items), "items"):
             return
-        missing = [i for i, item in enumerate(request.items) if item.WhichOneof("change") is None]
-        if missing:
-            field = f"items[{missing[0]}].change"
-            bad_request(call, field, "an item needs `put` or `delete`; nothing was sent")
+        if _change_missing(call, request.items):
             return
         deadline = self.deadline(call, request.timeout_ms)
         gather = _Gather(call, len(request.items), pb.BatchWriteResponse(), _write_result)
@@ -163,6 +161,26 @@ class DataService:
                 tag=slot,
             )
             self._core.write(op)
+
+    def transact(self, call: Call, message: bytes) -> None:
+        """Transact: several keys written together."""
+        try:
+            request = pb.TransactRequest.FromString(message)
+        except DecodeError:
+            garbled(call, "TransactRequest")
+            return
+        if _change_missing(call, request.items):
+            return
+        op = GroupWrite(
+            request.keyspace or DEFAULT_KEYSPACE,
+            tuple(_group_item(item) for item in request.items),
+            level=request.consistency,
+            deadline=self.deadline(call, request.timeout_ms),
+            done=_answer_transact,
+            version=request.retry_version,
+            tag=call,
+        )
+        self._core.transact(op)
 
     # --- where
 
@@ -277,6 +295,36 @@ def _answer_delete(op: Write) -> None:
         fail_call(op.tag, op.error)
     else:
         op.tag.respond(_delete_response(op).SerializeToString())
+
+
+def _answer_transact(op: GroupWrite) -> None:
+    if op.error is not None:
+        fail_call(op.tag, op.error)
+        return
+    response = pb.TransactResponse(
+        version=op.version, superseded=op.superseded, consistency=_level(op.level)
+    )
+    op.tag.respond(response.SerializeToString())
+
+
+def _group_item(item: pb.TransactItem) -> GroupItem:
+    if item.WhichOneof("change") == "put":
+        return GroupItem(item.key, item.put, item.expires_at_ms)
+    return GroupItem(item.key, None)
+
+
+def _change_missing(call: Call, items: Iterable[pb.BatchWriteItem | pb.TransactItem]) -> bool:
+    """Whether an item says nothing of what to do: then the call has been refused."""
+    number = next((i for i, item in enumerate(items) if not _says_change(item)), None)
+    if number is not None:
+        text = "an item needs `put`, or `delete` true; nothing was sent"
+        bad_request(call, f"items[{number}].change", text)
+    return number is not None
+
+
+def _says_change(item: pb.BatchWriteItem | pb.TransactItem) -> bool:
+    change = item.WhichOneof("change")
+    return change == "put" or (change == "delete" and item.delete)
 
 
 def _get_result(op: Read | Write) -> pb.BatchGetResult:

@@ -224,3 +224,20 @@ def test_a_call_that_waits_for_ready_is_answered_by_a_sidecar_that_starts_later(
     waiting = data.Get.future(data_pb2.GetRequest(key=b"w"), timeout=20, wait_for_ready=True)
     cluster.sidecar.start()
     assert waiting.result().value == b"v"
+
+
+def test_keys_of_one_tag_are_written_together(data: data_pb2_grpc.DataStub) -> None:
+    items = [data_pb2.TransactItem(key=b"{order-42}/%d" % n, put=b"%d" % n) for n in range(3)]
+    done = data.Transact(data_pb2.TransactRequest(items=items), timeout=5)
+    keys = [item.key for item in items]
+    read = data.BatchGet(data_pb2.BatchGetRequest(keys=keys), timeout=5).results
+    assert [(one.value.value, one.value.version) for one in read] == [
+        (b"%d" % n, done.version) for n in range(3)
+    ]
+    items.append(data_pb2.TransactItem(key=b"elsewhere", delete=True))
+    with pytest.raises(grpc.RpcError) as failed:
+        data.Transact(data_pb2.TransactRequest(items=items), timeout=5)
+    error = rich(failed.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "KEYS_APART")
+    assert error.fields == ["items[3].key"]
+    assert error.metadata["outcome"] == "NOT_APPLIED"

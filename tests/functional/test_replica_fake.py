@@ -26,8 +26,9 @@ from replicas.commands import (
 )
 from replicas.digest import digest_command, drop_command, entries_command, overwrite_fence
 from replicas.fence import Fence, Role
+from replicas.group import encode_group
 from replicas.layout import FENCE_FIELD, IDENTITY_KEY, BucketKeys, bucket_keys, user_field
-from replicas.record import KNOWN_FLAGS
+from replicas.record import KNOWN_FLAGS, encode_record
 from replicas.scripts import SCRIPTS
 from replicas.version import ZERO_VERSION
 from tests.support.replica_records import flip, sealed, version_at
@@ -130,6 +131,30 @@ def steps(draw: st.DrawFn, now_ms: int) -> bytes:
 
 
 @st.composite
+def groups(draw: st.DrawFn, now_ms: int) -> bytes:
+    """Mostly groups as they should be; some with foreign records, of wrong form, or damaged."""
+    version = ZERO_VERSION if draw(rarely) else stamp(now_ms, draw(versions))
+    items = [
+        (key, draw(records(now_ms)) if draw(rarely) else draw(members(version)))
+        for key in draw(st.lists(st.sampled_from([b"a", b"\x00\r\n\xff", b"c"]), max_size=3))
+    ]
+    raw = encode_group(version, items)
+    if draw(rarely):
+        return sealed(raw[8 : draw(st.integers(8, len(raw)))])
+    return flip(raw, draw(st.integers(0, len(raw) - 1))) if draw(rarely) else raw
+
+
+def members(version: bytes) -> st.SearchStrategy[bytes]:
+    return st.sampled_from(
+        [
+            encode_record(version, b"x"),
+            encode_record(version, b"", tombstone=True),
+            encode_record(version, b"y", expires_at_ms=1 << 40),
+        ]
+    )
+
+
+@st.composite
 def fences(draw: st.DrawFn, now_ms: int, roles: tuple[Role, ...]) -> bytes:
     bound = st.sampled_from([True, False, False])
     fence = Fence(
@@ -149,7 +174,12 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
     keys = draw(st.sampled_from(KEYS))
     entry = draw(st.sampled_from([b"", b"entry 1", b"entry 2"]))
     living = (Role.OWNER, Role.OWNER, Role.JOINING, Role.READ_REPLICA)
-    kinds = ["write"] * 8 + ["step"] * 8 + ["create", "raise", "release", "other", "other"]
+    kinds = (
+        ["write"] * 8
+        + ["transact"] * 4
+        + ["step"] * 8
+        + ["create", "raise", "release", "other", "other"]
+    )
     kind = draw(st.sampled_from(kinds))
     if kind == "step":
         return draw(steps(now_ms))
@@ -159,6 +189,9 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
         prefix = write_prefix(keys, epoch, 2 if draw(rarely) else 1, script=script)
         limits = pack_limits(500, 1 << 20)
         return prefix + write_suffix(draw(user_keys), draw(records(now_ms)), limits)
+    if kind == "transact":
+        prefix = write_prefix(keys, draw(st.sampled_from([3, 3, 2])), 1, script=SCRIPTS["transact"])
+        return prefix + write_suffix(b"a", draw(groups(now_ms)), pack_limits(500, 1 << 20))
     if kind == "create":
         return create_fence(keys, draw(fences(now_ms, living)), entry)
     if kind == "raise":

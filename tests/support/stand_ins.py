@@ -211,6 +211,9 @@ class DataStandIn(DataServicer):
         self.asked.append(request)
         return data_pb2.BatchWriteResponse(results=[self._write(item) for item in request.items])
 
+    async def Transact(self, request: Any, context: Any) -> Any:
+        await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "not asked for by any test")
+
     def _write(self, item: data_pb2.BatchWriteItem) -> data_pb2.BatchWriteResult:
         if self.failures:
             return data_pb2.BatchWriteResult(failure=self.failures.pop(0))

@@ -676,6 +676,104 @@ class BatchWriteResult(_message.Message):
 Global___BatchWriteResult: _TypeAlias = BatchWriteResult  # noqa: Y015
 
 @_typing.final
+class TransactRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    RETRY_VERSION_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    consistency: Global___Consistency.ValueType
+    timeout_ms: _builtins.int
+    retry_version: _builtins.bytes
+    """as in PutRequest: the same items again"""
+    session: _builtins.bytes
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransactItem]:
+        """1 to 256, of different keys; their values together are bounded"""
+
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        items: _abc.Iterable[Global___TransactItem] | None = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        timeout_ms: _builtins.int = ...,
+        retry_version: _builtins.bytes = ...,
+        session: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "items", b"items", "keyspace", b"keyspace", "retry_version", b"retry_version", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactRequest: _TypeAlias = TransactRequest  # noqa: Y015
+
+@_typing.final
+class TransactItem(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    put: _builtins.bytes
+    delete: _builtins.bool
+    expires_at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        put: _builtins.bytes = ...,
+        delete: _builtins.bool = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "put", b"put"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expires_at_ms", b"expires_at_ms", "key", b"key", "put", b"put"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["put", "delete"]  # noqa: Y015
+    _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_change) -> _WhichOneofReturnType_change | None: ...
+
+Global___TransactItem: _TypeAlias = TransactItem  # noqa: Y015
+
+@_typing.final
+class TransactResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    SUPERSEDED_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
+    version: _builtins.bytes
+    """of all of it"""
+    superseded: _builtins.bool
+    """something newer stood on one of the keys at least"""
+    consistency: Global___Consistency.ValueType
+    session: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        version: _builtins.bytes = ...,
+        superseded: _builtins.bool = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        session: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "session", b"session", "superseded", b"superseded", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TransactResponse: _TypeAlias = TransactResponse  # noqa: Y015
+
+@_typing.final
 class Failure(_message.Message):
     """One item's error inside a batch: what the same call alone would have ended with."""
 

@@ -74,6 +74,11 @@ class DataStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteResponse.FromString,
                 _registered_method=True)
+        self.Transact = channel.unary_unary(
+                '/dabbawala.v1.Data/Transact',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.FromString,
+                _registered_method=True)
         self.Locate = channel.unary_unary(
                 '/dabbawala.v1.Data/Locate',
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.LocateRequest.SerializeToString,
@@ -136,6 +141,15 @@ class DataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Transact(self, request, context):
+        """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
+        by every owner in one step under one version, or by none of it. A key on which something newer
+        stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Locate(self, request, context):
         """Which bucket, epoch and owners a key has, and which owner a read would take and why.
         """
@@ -180,6 +194,11 @@ def add_DataServicer_to_server(servicer, server):
                     servicer.BatchWrite,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteResponse.SerializeToString,
+            ),
+            'Transact': grpc.unary_unary_rpc_method_handler(
+                    servicer.Transact,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.SerializeToString,
             ),
             'Locate': grpc.unary_unary_rpc_method_handler(
                     servicer.Locate,
@@ -381,6 +400,33 @@ class Data:
             '/dabbawala.v1.Data/BatchWrite',
             protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_data__pb2.BatchWriteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Transact(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Data/Transact',
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.FromString,
             options,
             channel_credentials,
             insecure,

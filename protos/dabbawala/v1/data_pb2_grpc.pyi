@@ -51,6 +51,11 @@ class DataStub:
     """Every key is a read of its own, all sent at once; one failing does not fail the others."""
     BatchWrite: _grpc.UnaryUnaryMultiCallable[_data_pb2.BatchWriteRequest, _data_pb2.BatchWriteResponse]
     """Every item is a write of its own with an outcome of its own; nothing here is atomic together."""
+    Transact: _grpc.UnaryUnaryMultiCallable[_data_pb2.TransactRequest, _data_pb2.TransactResponse]
+    """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
+    by every owner in one step under one version, or by none of it. A key on which something newer
+    stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+    """
     Locate: _grpc.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
 
@@ -77,6 +82,11 @@ class DataAsyncStub(DataStub):
     """Every key is a read of its own, all sent at once; one failing does not fail the others."""
     BatchWrite: _aio.UnaryUnaryMultiCallable[_data_pb2.BatchWriteRequest, _data_pb2.BatchWriteResponse]  # type: ignore[assignment]
     """Every item is a write of its own with an outcome of its own; nothing here is atomic together."""
+    Transact: _aio.UnaryUnaryMultiCallable[_data_pb2.TransactRequest, _data_pb2.TransactResponse]  # type: ignore[assignment]
+    """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
+    by every owner in one step under one version, or by none of it. A key on which something newer
+    stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+    """
     Locate: _aio.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]  # type: ignore[assignment]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
 
@@ -142,6 +152,17 @@ class DataServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_data_pb2.BatchWriteResponse, _abc.Awaitable[_data_pb2.BatchWriteResponse]]:
         """Every item is a write of its own with an outcome of its own; nothing here is atomic together."""
+
+    @_abc_1.abstractmethod
+    def Transact(
+        self,
+        request: _data_pb2.TransactRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_pb2.TransactResponse, _abc.Awaitable[_data_pb2.TransactResponse]]:
+        """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
+        by every owner in one step under one version, or by none of it. A key on which something newer
+        stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+        """
 
     @_abc_1.abstractmethod
     def Locate(

@@ -55,6 +55,24 @@ local function judge(record, version, kind, old, old_version, old_kind, old_expi
   return 1
 end
 
+-- 1, 2 or 3 for a record where `old` stands (false: nothing), or a refusal. `bounds`: the fence's
+-- `purged` and `closed`; `healing`.
+local function judge_stored(fence, bounds, record, version, kind, old, now_ms)
+  local old_version, old_kind, old_expires_at_ms, old_linearizable
+  if old then old_version, old_kind, old_expires_at_ms, old_linearizable = read_record(old) end
+  if old and not old_version then
+    if bounds.healing then return 1 end
+    return refuse('CORRUPT', fence, 'record')
+  end
+  if old_linearizable then return refuse('WRONG_MODE', fence, 'stored') end
+  if not above(version, bounds.closed) then return refuse('CLOSED', fence, '') end
+  if not old then
+    if not above(version, bounds.purged) then return refuse('PURGED', fence, '') end
+    return 1
+  end
+  return judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
+end
+
 local function apply(healing)
   local record = ARGV[4] or ''
   local version, kind, expires_at_ms, linearizable = read_record(record)
@@ -76,24 +94,12 @@ local function apply(healing)
   refusal = refuse_by_clock(fence, version, kind, expires_at_ms, latest_ms, now_ms)
   if refusal then return refusal end
 
-  local reply = 1
-  local old_version, old_kind, old_expires_at_ms, old_linearizable
-  if old then old_version, old_kind, old_expires_at_ms, old_linearizable = read_record(old) end
-  if old and not old_version then
-    if not healing then return refuse('CORRUPT', fence, 'record') end
-  else
-    if old_linearizable then return refuse('WRONG_MODE', fence, 'stored') end
-    if not above(version, closed_through) then return refuse('CLOSED', fence, '') end
-    if not old then
-      if not above(version, purged_through) then return refuse('PURGED', fence, '') end
-    else
-      reply = judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
-    end
-  end
-  if reply == 3 then return reply end
+  local bounds = { purged = purged_through, closed = closed_through, healing = healing }
+  local reply = judge_stored(fence, bounds, record, version, kind, old, now_ms)
+  if reply ~= 1 and reply ~= 2 then return reply end
 
   -- The log first: a log key of a wrong type fails here, before anything is written.
-  append_to_log(log_bytes, version)
+  append_to_log(log_bytes, version, ARGV[3])
   redis.call('HSET', KEYS[1], ARGV[3], record)
   return reply
 end

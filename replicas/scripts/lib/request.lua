@@ -39,9 +39,9 @@ end
 
 -- Keeps the log within `log_bytes`. Entries are counted on every write, but differ in size: where the
 -- version's time allows (about one write in 64) they are weighed too.
-local function append_to_log(log_bytes, version)
+local function append_to_log(log_bytes, version, field)
   local most = math.max(1, math.floor(log_bytes / LOG_ENTRY_BYTES))
-  local entry = version .. string.sub(ARGV[3], 2)
+  local entry = version .. string.sub(field, 2)
   redis.call('XADD', KEYS[2], 'MAXLEN', '~', string.format('%.0f', most), '*', 'e', entry)
   if string.byte(version, 6) % 64 ~= 0 then return end
   -- Some servers keep MEMORY from their users; no write may end halfway because of that.

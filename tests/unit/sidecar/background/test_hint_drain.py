@@ -9,6 +9,7 @@ from hiredis import ReplyError
 
 from buckets.bucket_map import Owner
 from replicas.fence import Role
+from replicas.group import encode_group
 from replicas.record import encode_record
 from sidecar.background.hint_drain import LEFT_IN_A_ROW, MAX_REST_S, HintDrain
 from sidecar.background.hint_log import HintLog
@@ -410,3 +411,15 @@ async def test_finish_ends_in_time_when_a_node_does_not_answer(tmp_path: Path) -
 def hint_of(number: int, *, node: int = 2, at_ms: int = START_MS) -> Hint:
     record = encode_record(version_at(at_ms, number), b"v")
     return Hint(KEYSPACE, 0, b"key-%d" % number, record, node, at_ms)
+
+
+async def test_a_group_is_replayed_together(tmp_path: Path) -> None:
+    async with play(tmp_path) as game:
+        version = version_at(START_MS)
+        keys = (b"{x}a", b"{x}b")
+        group = encode_group(version, [(key, encode_record(version, b"v")) for key in keys])
+        game.log.keep(Hint(KEYSPACE, 0, keys[0], group, 3, START_MS))
+        await game.log.flush()
+        await game.replay()
+        assert [game.cluster.holders(key, version) for key in keys] == [{3}, {3}]
+        assert game.left() == {}
