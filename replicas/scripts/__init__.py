@@ -18,9 +18,9 @@ Keys, arguments and replies are described at the head of each file:
     drop           a joining replica's leftover          drop.lua
 
 write, heal and transact are of the tunable mode, prepare and accept of the linearizable one; each
-refuses records of the other. They and the fence scripts answer with an integer (acknowledged; prepare: with
-the record), or with an array [code, fence or nil, map entry or nil, detail]: an atomic refusal,
-after which nothing has changed.
+refuses records of the other. They and the fence scripts answer with an integer (acknowledged;
+prepare: with the record), or with an array [code, fence or nil, map entry or nil, detail]: an
+atomic refusal, after which nothing has changed.
 """
 
 from collections.abc import Mapping
