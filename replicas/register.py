@@ -190,6 +190,19 @@ class CasPaxos:
         outcome = Outcome.UNKNOWN if maybe else Outcome.NOT_APPLIED
         return Done(outcome, reason, max(self._results, default=ZERO_VERSION))
 
+    def spare(self) -> int:
+        """Mask of the owners that a read of one round has not asked; 0 in any other step."""
+        return _members(self.route.read) & ~self._asked if self._step is Step.READ else 0
+
+    def hurry(self) -> Ask | None:
+        """Those asked are slow: the best of the spare ones, while the others are still awaited."""
+        spare = self.spare()
+        for slot in self.route.order:
+            if spare >> slot & 1:
+                self._asked |= 1 << slot
+                return Ask(self._round, Step.READ, 1 << slot)
+        return None
+
     def on_answer(self, round_: int, slot: int, answer: Answer, now_ms: int) -> Action:
         """What `slot` answered to the Ask of that round.
 
@@ -264,7 +277,7 @@ class CasPaxos:
         pending = self._asked & ~self._acked & ~self._failed
         if tally(self.route.read, agreed | pending, 0) == REACHED:
             return None
-        rest = _members(self.route.read) & ~self._asked
+        rest = self.spare()
         if rest:
             self._asked |= rest
             return Ask(self._round, Step.READ, rest)

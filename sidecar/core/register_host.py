@@ -58,6 +58,9 @@ class RegisterHost(Protocol):
     def counters(self) -> Counters:
         """What is counted."""
 
+    def take_hedge(self) -> bool:
+        """Spend a token of the budget for asking more replicas than a read needs."""
+
     def registers_of(self, route: Route) -> RegisterRoute:
         """The bucket's groups and prefixes."""
 

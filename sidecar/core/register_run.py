@@ -27,6 +27,7 @@ from replicas.register import (
 )
 from replicas.register import Outcome as Ended
 from replicas.replies import Code, Refusal, parse_accept, parse_acceptor_read, parse_prepare
+from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_host import RegisterHost
 from sidecar.core.register_op import Modify, new_operation_id
@@ -36,7 +37,6 @@ from sidecar.errors import Fault, Outcome, Reason
 # Attempts that may fail for want of answers while enough owners are connected: a connection that
 # has just broken and come back is worth another, a record that nobody can read is not.
 MAX_UNANSWERED = 3
-SLOW_READ_S = 0.1
 TOO_LARGE: Final = "the value would be larger than the keyspace takes"
 _STALE = frozenset({Code.STALE_EPOCH, Code.RELEASED})
 
@@ -145,17 +145,27 @@ class RegisterRun:
         self.act(paxos.rerouted(slots, self.host.wall_ms()))
 
     def slow_at(self) -> float:
-        """Loop time from which on it may be hurried."""
-        return self.sent_at + SLOW_READ_S
+        """When one of those awaited has taken longer than it usually does: loop time."""
+        if self.paxos is None:
+            return self.host.now + MOST_HEDGE_S  # it has not begun: look again
+        round_ = self.reading
+        if round_ is None:
+            return self.sent_at + MOST_HEDGE_S
+        awaited = (p for slot, p in enumerate(self.route.peers) if round_.pending >> slot & 1)
+        usual_s = min((peer.breaker.hedge_after_s for peer in awaited), default=MOST_HEDGE_S)
+        return round_.asked_at + usual_s
 
     def hurry(self) -> bool:
-        """Slow: a read of one round asks further owners instead of those that have not answered."""
-        round_ = self.reading
-        if self.op is not None and round_ is not None:
-            for slot in range(len(self.route.peers)):
-                if round_.pending >> slot & 1:
-                    self.whys[slot] = "did not answer in time"
-                    self.answered(round_, slot, None)
+        """Slow: a read of one round asks one more owner while the others are still awaited.
+
+        False: the budget for that is spent; try again later.
+        """
+        if self.op is None or self.paxos is None or self.reading is None or not self.paxos.spare():
+            return True
+        if not self.host.take_hedge():
+            return False
+        self.host.counters.reads_hurried += 1
+        self.act(self.paxos.hurry())
         return True
 
     def timed_out(self) -> None:
@@ -358,6 +368,7 @@ class _Round:
     """The sink of one round's replies; its route stays that of its questions."""
 
     __slots__ = (
+        "asked_at",
         "first",
         "number",
         "payload",
@@ -373,6 +384,7 @@ class _Round:
         self.run = run
         self.number = ask.round
         self.step = ask.step
+        self.asked_at = run.host.now
         self.payload = ask.payload
         self.route = run.route
         self.registers = run.registers

@@ -18,6 +18,7 @@ from replicas.register import Done, backoff_ms
 from replicas.version import WRITER_BYTES, ZERO_VERSION, HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
+from sidecar.core.health import Budget
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_host import RegisterUnderWay
 from sidecar.core.register_op import Modify, operation_id_error
@@ -37,6 +38,7 @@ class Core(Protocol):
     health_age: int
     active: int
     counters: Counters
+    hedges: Budget
     read_latency: LatencyHistogram
     write_latency: LatencyHistogram
 
@@ -153,6 +155,10 @@ class Registers:
     def counters(self) -> Counters:
         """What is counted."""
         return self._core.counters
+
+    def take_hedge(self) -> bool:
+        """Spend a token of the budget for asking more replicas than a read needs."""
+        return self._core.hedges.take()
 
     def registers_of(self, route: Route) -> RegisterRoute:
         """The bucket's groups and prefixes."""

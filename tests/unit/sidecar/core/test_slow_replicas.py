@@ -7,7 +7,9 @@ from sidecar.core import coordinator, health
 from sidecar.core.health import Budget
 from sidecar.core.peer import Peer
 from sidecar.errors import Outcome, Reason
+from tests.support import register_cluster
 from tests.support.fake_cluster import Asked, FakeCluster
+from tests.support.register_cluster import Ended, linearizable
 
 KEY = b"key"
 TICK_S = 0.005
@@ -287,3 +289,61 @@ def test_while_the_loop_is_late_fewer_operations_are_let_in(cluster: FakeCluster
     assert core.active == health.Admission.LEAST
     cluster.wait(TICK_S)
     assert cluster.put(KEY, b"w").reason is None
+
+
+# --- hedged reads of registers
+
+
+@pytest.fixture
+def registers() -> FakeCluster:
+    """The same with a linearizable keyspace: a read asks two of the three."""
+    made = linearizable(zones=1)
+    register_cluster.put(made.sidecar, b"v")
+    made.flow()
+    for number in (1, 2, 3):
+        for _ in range(health.SAMPLES):
+            peer(made, number).breaker.observe(0.02)
+    return made
+
+
+def linearizable_read_half_answered(registers: FakeCluster) -> tuple[Ended, int]:
+    """A read that one of two has answered; and the replica that was not asked."""
+    read = register_cluster.get(registers.sidecar)
+    first, _ = sorted(asked_nodes(registers))
+    (spare,) = {1, 2, 3} - asked_nodes(registers)
+    registers.link(first).flow()
+    registers.wait(TICK_S)
+    return read, spare
+
+
+def test_a_linearizable_read_asks_the_third_owner_when_the_second_is_slow(
+    registers: FakeCluster,
+) -> None:
+    read, spare = linearizable_read_half_answered(registers)
+    assert spare not in asked_nodes(registers)
+    registers.wait(0.03)
+    assert spare in asked_nodes(registers)
+    registers.link(spare).flow()
+    assert read.value == b"v"
+    assert registers.sidecar.core.counters.reads_hurried == 1
+
+
+def test_the_slow_owner_of_a_linearizable_read_still_counts(registers: FakeCluster) -> None:
+    read, spare = linearizable_read_half_answered(registers)
+    registers.wait(0.03)
+    (slow,) = asked_nodes(registers) - {spare}
+    registers.link(slow).flow()
+    assert read.value == b"v"
+
+
+def test_linearizable_reads_are_hedged_within_the_budget(registers: FakeCluster) -> None:
+    core = registers.sidecar.core
+    core.hedges = Budget(share=0.0, per_s=0.0, burst=0.0)
+    read, spare = linearizable_read_half_answered(registers)
+    registers.wait(0.03)
+    assert spare not in asked_nodes(registers)
+    core.hedges = Budget(share=0.0, per_s=0.0, burst=1.0)
+    registers.wait(coordinator.HEDGE_AGAIN_S)
+    assert spare in asked_nodes(registers)
+    registers.link(spare).flow()
+    assert read.value == b"v"
