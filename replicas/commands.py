@@ -55,6 +55,26 @@ def write_suffix(key: bytes, record: bytes, limits: bytes) -> bytes:
     return b"$%d\r\nk%b\r\n$%d\r\n%b\r\n%b" % (len(key) + 1, key, len(record), record, limits)
 
 
+def copy_command(
+    keys: BucketKeys,
+    epoch: int,
+    incarnation: int,
+    key: bytes,
+    record: bytes,
+    *,
+    limits: bytes,
+    seen: bytes,
+) -> bytes:
+    """Brings an owner what another one holds. Reply: as of a write; see scripts/copy.lua.
+
+    `limits` comes from pack_limits; `seen` is purged-through of the receiver's fence, read before
+    the record was.
+    """
+    head = (b"EVALSHA", SCRIPTS["copy"].sha, b"2", keys.data, keys.log)
+    prefix = _open(11, *head, _NUMBER.pack(epoch), _NUMBER.pack(incarnation))
+    return b"%b%b$%d\r\n%b\r\n" % (prefix, write_suffix(key, record, limits), len(seen), seen)
+
+
 def prepare_prefix(keys: BucketKeys, epoch: int, incarnation: int) -> bytes:
     """What the prepares of one bucket to one owner begin with; add prepare_suffix."""
     head = (b"EVALSHA", SCRIPTS["prepare"].sha, b"1", keys.data)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hiredis import Reader, ReplyError
 
-from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor, encode_promise
+from replicas.acceptor import Acceptor, Content, decode_acceptor, encode_promise
 from replicas.fake_repair import FakeRepair, replace_identity
 from replicas.fence import Fence, Role, decode_fence
 from replicas.group import decode_group
@@ -26,6 +26,7 @@ LOG_ENTRY_BYTES = 64  # as in scripts/lib/apply.lua
 
 _LIMITS = struct.Struct(">II")
 _WRITE_ARGUMENTS = 5
+_COPY_ARGUMENTS = 6
 _SCRIPT_BY_SHA = {script.sha: name for name, script in SCRIPTS.items()}
 
 
@@ -46,9 +47,10 @@ class FakeReplica:
         self.state = State()
         self._repair = FakeRepair(self._refuse, self._agreed_fence)
         self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
-            "write": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=False),
+            "write": self._apply,
             "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
             "transact": self._transact,
+            "copy": self._copy,
             "prepare": self._prepare,
             "accept": self._accept,
             "fence_create": self._create,
@@ -61,6 +63,9 @@ class FakeReplica:
             "digest": lambda keys, args, _: self._repair.digest(self._fields(keys), keys, args),
             "entries": lambda keys, args, _: self._repair.entries(self._fields(keys), keys, args),
             "drop": lambda keys, args, _: self._repair.drop(self._fields(keys), keys, args),
+            "purge": lambda keys, args, now_ms: self._repair.purge(
+                self._fields(keys), keys, args, now_ms
+            ),
             "fence_overwrite": self._overwrite,
         }
 
@@ -122,15 +127,25 @@ class FakeReplica:
         known = fields.get(MAP_FIELD) if entry else None
         return [code.value.encode(), fields.get(FENCE_FIELD), known, detail]
 
-    # --- write and heal: scripts/lib/apply.lua
+    # --- write, heal and copy: scripts/lib/apply.lua
+
+    def _copy(self, keys: list[bytes], arguments: list[bytes], now_ms: int) -> object:
+        seen = arguments[5] if len(arguments) == _COPY_ARGUMENTS else b""
+        return self._apply(keys, arguments, now_ms, seen=seen)
 
     def _apply(
-        self, keys: list[bytes], arguments: list[bytes], now_ms: int, *, healing: bool
+        self,
+        keys: list[bytes],
+        arguments: list[bytes],
+        now_ms: int,
+        *,
+        healing: bool = False,
+        seen: bytes | None = None,
     ) -> object:
-        record = _offered(keys, arguments)
+        record = _offered(keys, arguments, seen)
         if isinstance(record, bytes):
             return self._refuse(keys, Code.BAD_REQUEST, record)
-        epoch, incarnation, field_name, _, limits = arguments
+        epoch, incarnation, field_name, _, limits = arguments[:_WRITE_ARGUMENTS]
         fields = self.state.hashes.get(keys[0], {})
         fence = self._agreed_fence(keys, fields.get(FENCE_FIELD), epoch, incarnation)
         if isinstance(fence, list):
@@ -146,7 +161,7 @@ class FakeReplica:
         if healing and old is not None and decode_record(old) is None:
             outcome: int | list[object] = APPLIED
         else:
-            outcome = self._judge_stored(keys, fence, record, old, now_ms)
+            outcome = self._judge_stored(keys, fence, record, old, now_ms, seen=seen)
         if outcome in (APPLIED, APPLIED_OVER_LIVE):
             self._store(keys, field_name, record.raw, log_bytes)
         return outcome
@@ -181,12 +196,19 @@ class FakeReplica:
         return reply
 
     def _judge_stored(
-        self, keys: list[bytes], fence: Fence, record: Record, old: bytes | None, now_ms: int
+        self,
+        keys: list[bytes],
+        fence: Fence,
+        record: Record,
+        old: bytes | None,
+        now_ms: int,
+        *,
+        seen: bytes | None = None,
     ) -> int | list[object]:
         """What a record comes to on what stands, which may be damaged."""
         if old is not None and decode_record(old) is None:
             return self._refuse(keys, Code.CORRUPT, b"record")
-        return self._judge(keys, fence, record, decode_record(old or b""), now_ms)
+        return self._judge(keys, fence, record, decode_record(old or b""), now_ms, seen=seen)
 
     def _store(self, keys: list[bytes], field_name: bytes, raw: bytes, log_bytes: int) -> None:
         log = self.state.logs.setdefault(keys[1], [])
@@ -214,19 +236,25 @@ class FakeReplica:
         return fence
 
     def _judge(
-        self, keys: list[bytes], fence: Fence, record: Record, old: Record | None, now_ms: int
+        self,
+        keys: list[bytes],
+        fence: Fence,
+        record: Record,
+        old: Record | None,
+        now_ms: int,
+        *,
+        seen: bytes | None,
     ) -> int | list[object]:
         """What a record of this mode comes to, where no record or a valid one stands."""
         if old is not None and old.is_linearizable:
             return self._refuse(keys, Code.WRONG_MODE, b"stored")
-        if record.version <= fence.closed_through:
+        if seen is None and record.version <= fence.closed_through:
             return self._refuse(keys, Code.CLOSED)
-        if old is None:
-            below = record.version <= fence.purged_through
-            return self._refuse(keys, Code.PURGED) if below else APPLIED
-        if record.order <= old.order:
+        if old is not None and record.order <= old.order:
             return SUPERSEDED
-        return APPLIED_OVER_LIVE if old.live(now_ms) else APPLIED
+        if seen != fence.purged_through >= record.version:
+            return self._refuse(keys, Code.PURGED)
+        return APPLIED_OVER_LIVE if old is not None and old.live(now_ms) else APPLIED
 
     # --- prepare and accept: scripts/lib/acceptor.lua
 
@@ -279,14 +307,13 @@ class FakeReplica:
         if isinstance(fence, list):
             return fence
         raw = fields.get(arguments[2])
-        acceptor = decode_acceptor(raw) if raw is not None else UNTOUCHED
+        acceptor = _without_record(fence) if raw is None else decode_acceptor(raw)
         if acceptor is None:
             record = decode_record(raw or b"")
             if record is not None and not record.is_linearizable:
                 return self._refuse(keys, Code.WRONG_MODE, b"stored")
             return self._refuse(keys, Code.CORRUPT, b"record")
-        purged = fence.purged_through if acceptor.accepted == ZERO_VERSION else ZERO_VERSION
-        return acceptor, max(fence.ballot_floor, fence.closed_through, purged)
+        return acceptor, max(fence.ballot_floor, fence.closed_through, fence.purged_through)
 
     # --- fences: scripts/fence_*.lua
 
@@ -374,11 +401,20 @@ class FakeReplica:
         return self.state.values.setdefault(keys[0], arguments[0])
 
 
-def _offered(keys: list[bytes], arguments: list[bytes]) -> Record | bytes:
-    """The record that a write brings, or which of its arguments is malformed."""
-    problem = _bad_argument(keys, arguments, 2, _WRITE_ARGUMENTS)
+def _without_record(fence: Fence) -> Acceptor:
+    """Of a key that may have had one: its operation ids are forgotten."""
+    forgotten = Content(forgotten_ms=physical_ms(fence.purged_through))
+    return Acceptor(ZERO_VERSION, ZERO_VERSION, b"", forgotten)
+
+
+def _offered(keys: list[bytes], arguments: list[bytes], seen: bytes | None) -> Record | bytes:
+    """The record that a write or a copy brings, or which of its arguments is malformed."""
+    count = _WRITE_ARGUMENTS if seen is None else _COPY_ARGUMENTS
+    problem = _bad_argument(keys, arguments, 2, count)
     if problem:
         return problem
+    if seen is not None and len(seen) != VERSION_BYTES:
+        return b"seen"
     record = decode_record(arguments[3])
     return b"record" if record is None or record.version == ZERO_VERSION else record
 
@@ -396,7 +432,7 @@ def _bad_argument(
         return b"incarnation"
     if not 2 <= len(field_name) <= MAX_FIELD_BYTES or not field_name.startswith(USER_PREFIX):
         return b"field"
-    limited = argument_count == _WRITE_ARGUMENTS
+    limited = argument_count >= _WRITE_ARGUMENTS
     return b"limits" if limited and len(arguments[4]) != _LIMITS.size else b""
 
 

@@ -24,7 +24,7 @@ KNOWN_FLAGS = FLAG_TOMBSTONE | FLAG_HAS_EXPIRY | FLAG_EXPIRED | FLAG_LINEARIZABL
 # 48 bits, as in versions: far beyond any date, and exact in a script's doubles.
 MAX_TIME_MS = (1 << 48) - 1
 
-_FLAGS_AT = CHECKSUM_BYTES + VERSION_BYTES
+FLAGS_AT = CHECKSUM_BYTES + VERSION_BYTES
 _EXPIRED_TOMBSTONE = FLAG_TOMBSTONE | FLAG_HAS_EXPIRY | FLAG_EXPIRED
 # What a record can be in either mode: value, tombstone, value that expires, tombstone of an expiry.
 KINDS = (0, FLAG_TOMBSTONE, FLAG_HAS_EXPIRY, _EXPIRED_TOMBSTONE)
@@ -121,7 +121,7 @@ def decode_record(raw: bytes) -> Record | None:
     """
     if len(raw) < HEADER_BYTES or sha1(raw[8:]).digest()[:8] != raw[:8]:
         return None
-    flags = raw[_FLAGS_AT]
+    flags = raw[FLAGS_AT]
     if not flags:  # nine of ten records
         return Record(raw[8:24], 0, 0, raw[25:], raw)
     return _decode_flagged(raw, flags)

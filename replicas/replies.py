@@ -28,6 +28,7 @@ class Code(enum.StrEnum):
     SKEWED = "SKEWED"
     CLOSED = "CLOSED"
     PURGED = "PURGED"
+    NOT_CLOSED = "NOT_CLOSED"
     LOW_BALLOT = "LOW_BALLOT"
     EXISTS = "EXISTS"
     LEFTOVERS = "LEFTOVERS"

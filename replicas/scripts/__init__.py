@@ -5,6 +5,7 @@ Keys, arguments and replies are described at the head of each file:
     write          put or delete one record              lib/apply.lua
     heal           the same, over a corrupt record too   lib/apply.lua
     transact       put or delete several, or none        transact.lua
+    copy           the same, of what another owner holds lib/apply.lua
     prepare        promise a ballot                      prepare.lua
     accept         accept what was chosen for a ballot   accept.lua
     fence_create   a bucket's first fence                fence_create.lua
@@ -16,9 +17,10 @@ Keys, arguments and replies are described at the head of each file:
     digest         digests of a bucket by leaf           digest.lua
     entries        keys and versions of leaves           entries.lua
     drop           a joining replica's leftover          drop.lua
+    purge          tombstones that nobody needs          purge.lua
 
-write, heal and transact are of the tunable mode, prepare and accept of the linearizable one; each
-refuses records of the other. They and the fence scripts answer with an integer (acknowledged;
+write, heal, copy and transact are of the tunable mode, prepare and accept of the linearizable one;
+each refuses records of the other. They and the fence scripts answer with an integer (acknowledged;
 prepare: with the record), or with an array [code, fence or nil, map entry or nil, detail]: an
 atomic refusal, after which nothing has changed.
 """
@@ -38,6 +40,7 @@ _PARTS = {
     "write": (*_WRITE, "lib/apply", "write"),
     "heal": (*_WRITE, "lib/apply", "heal"),
     "transact": (*_WRITE, "lib/apply", "transact"),
+    "copy": (*_WRITE, "lib/apply", "copy"),
     "prepare": (*_WRITE, "lib/acceptor", "prepare"),
     "accept": (*_WRITE, "lib/acceptor", "accept"),
     "fence_create": (*_FENCE, "fence_create"),
@@ -49,6 +52,7 @@ _PARTS = {
     "digest": (*_WRITE, "lib/step", "digest"),
     "entries": (*_WRITE, "lib/step", "entries"),
     "drop": (*_WRITE, "drop"),
+    "purge": (*_WRITE, "lib/acceptor", "lib/step", "purge"),
 }
 
 

@@ -16,7 +16,7 @@
 --
 -- 3.5 us a record of 100 bytes: 2,000 in 7 ms.
 
-local refusal = refuse_step(5)
+local refusal = refuse_step(bad_leaves(5))
 if refusal then return refusal end
 
 local leaves, records = tonumber(ARGV[5]), 0

@@ -10,7 +10,7 @@
 -- its checksum.
 -- Reply, an array {code, fence or nil, map entry or nil, detail}: refused, as a write would be.
 
-local refusal = refuse_step(6)
+local refusal = refuse_step(bad_leaves(6))
 if refusal then return refusal end
 
 local leaves, records = tonumber(ARGV[5]), 0

@@ -21,11 +21,11 @@ local ballot = ARGV[4]
 if not problem and (#ballot ~= 16 or ballot == ZERO_VERSION) then problem = 'ballot' end
 if problem then return refuse('BAD_REQUEST', false, problem) end
 
-local fence, refusal, old, _, promise, floor = look_up()
+local fence, refusal, old, _, promise, floor, purged_through = look_up()
 refusal = refusal or refuse_ballot(fence, ballot, promise, floor)
 if refusal then return refusal end
 if ballot == promise then return old end
 
-local promised = promising(old, ballot)
+local promised = promising(old, ballot, purged_through)
 redis.call('HSET', KEYS[1], ARGV[3], promised)
 return promised

@@ -164,10 +164,20 @@ class TestPrepare:
         assert FIELD not in replica.fields(KEYS.data)
         assert isinstance(prepare(replica, B3), Acceptor)
 
-    def test_what_was_accepted_may_be_below_purged_through(self, replica: Subject) -> None:
+    def test_nor_does_what_was_accepted_below_purged_through_change(self, replica: Subject) -> None:
         assert accept(replica, B1) is True
-        put_fence(replica, purged_through=B3)
-        assert isinstance(prepare(replica, B2), Acceptor)
+        put_fence(replica, purged_through=B2)
+        assert code(prepare(replica, B2)) is Code.LOW_BALLOT
+        assert isinstance(prepare(replica, B3), Acceptor)
+        assert stored(replica).accepted == B1
+
+    def test_operation_ids_that_may_have_been_purged_count_as_forgotten(
+        self, replica: Subject
+    ) -> None:
+        put_fence(replica, purged_through=version_at(77))
+        promised = prepare(replica, B4)
+        assert isinstance(promised, Acceptor)
+        assert promised.content == Content(forgotten_ms=77)
 
     @pytest.mark.parametrize(
         ("arguments", "detail"),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from buckets.bucket_map import Stage
 from replicas.acceptor import Content, Decided, encode_acceptor
 from replicas.commands import (
+    copy_command,
     create_fence,
     entry_command,
     pack_command,
@@ -28,6 +29,7 @@ from replicas.digest import digest_command, drop_command, entries_command, overw
 from replicas.fence import Fence, Role
 from replicas.group import encode_group
 from replicas.layout import FENCE_FIELD, IDENTITY_KEY, BucketKeys, bucket_keys, user_field
+from replicas.purge import What, purge_command
 from replicas.record import KNOWN_FLAGS, encode_record
 from replicas.scripts import SCRIPTS
 from replicas.version import ZERO_VERSION
@@ -174,12 +176,9 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
     keys = draw(st.sampled_from(KEYS))
     entry = draw(st.sampled_from([b"", b"entry 1", b"entry 2"]))
     living = (Role.OWNER, Role.OWNER, Role.JOINING, Role.READ_REPLICA)
-    kinds = (
-        ["write"] * 8
-        + ["transact"] * 4
-        + ["step"] * 8
-        + ["create", "raise", "release", "other", "other"]
-    )
+    kinds = ["write"] * 8 + ["transact"] * 4 + ["step"] * 8
+    kinds += ["copy", "copy", "purge", "purge", "purge"]
+    kinds += ["create", "raise", "release", "other", "other"]
     kind = draw(st.sampled_from(kinds))
     if kind == "step":
         return draw(steps(now_ms))
@@ -192,6 +191,8 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
     if kind == "transact":
         prefix = write_prefix(keys, draw(st.sampled_from([3, 3, 2])), 1, script=SCRIPTS["transact"])
         return prefix + write_suffix(b"a", draw(groups(now_ms)), pack_limits(500, 1 << 20))
+    if kind in ("copy", "purge"):
+        return draw(copies(now_ms, keys) if kind == "copy" else purges(now_ms, keys))
     if kind == "create":
         return create_fence(keys, draw(fences(now_ms, living)), entry)
     if kind == "raise":
@@ -199,6 +200,40 @@ def commands(draw: st.DrawFn, now_ms: int) -> bytes | Poke:
     if kind == "release":
         return release_fence(keys, draw(fences(now_ms, (Role.RELEASED, Role.OWNER))), entry)
     return draw(other_commands(now_ms))
+
+
+@st.composite
+def copies(draw: st.DrawFn, now_ms: int, keys: BucketKeys) -> bytes:
+    seen = bounds(now_ms)[draw(st.integers(0, 2))]
+    return copy_command(
+        keys,
+        draw(st.sampled_from([3, 3, 3, 2])),
+        2 if draw(rarely) else 1,
+        draw(user_keys),
+        draw(records(now_ms)),
+        limits=pack_limits(500, 1 << 20),
+        seen=b"" if draw(rarely) else draw(st.sampled_from([seen, seen[:-1] + b"\x01"])),
+    )
+
+
+@st.composite
+def purges(draw: st.DrawFn, now_ms: int, keys: BucketKeys) -> bytes:
+    bound = bounds(now_ms)[draw(st.integers(0, 2))]
+    return purge_command(
+        keys,
+        draw(st.sampled_from([3, 3, 3, 2])),
+        2 if draw(rarely) else 1,
+        what=draw(st.sampled_from([What.LOOK, What.CLOSE, What.DROP, What.DROP, What.EQUALIZE])),
+        bound=b"\xff" * 16 if draw(rarely) else bound,
+        grace_ms=draw(st.sampled_from([0, 3 * MINUTE_MS // 2, 5 * MINUTE_MS // 2])),
+        count=0 if draw(rarely) else 100,
+    )
+
+
+def bounds(now_ms: int) -> list[bytes]:
+    """Few, so that copies and purges meet."""
+    later = (version_at(now_ms - minutes * MINUTE_MS, 0, bytes(8)) for minutes in (1, 2))
+    return [ZERO_VERSION, *later]
 
 
 @st.composite

@@ -237,11 +237,18 @@ class TestWrite:
         assert everything(replica) == before
         assert write(replica, encode_record(now_version(replica, -999), b"x")) == APPLIED
 
-    def test_a_present_key_may_be_written_below_purged_through(self, replica: Subject) -> None:
-        assert write(replica, encode_record(now_version(replica, -3000), b"x")) == APPLIED
+    def test_nor_is_a_key_that_is_there_changed_at_or_below_it(self, replica: Subject) -> None:
+        stored = encode_record(now_version(replica, -3000), b"x")
+        assert write(replica, stored) == APPLIED
         put_fence(replica, fence_with(purged_through=now_version(replica, -1000)))
+        before = everything(replica)
         outcome = write(replica, encode_record(now_version(replica, -2000), b"y"))
-        assert outcome == APPLIED_OVER_LIVE
+        assert refused(outcome) is Code.PURGED
+        assert write(replica, stored) == APPLIED  # it is there
+        older = encode_record(now_version(replica, -4000), b"w")
+        assert write(replica, older) == SUPERSEDED
+        assert everything(replica) == before
+        assert write(replica, encode_record(now_version(replica), b"z")) == APPLIED_OVER_LIVE
 
     def test_nothing_new_is_written_at_or_below_closed_through(self, replica: Subject) -> None:
         known = encode_record(now_version(replica, -3000), b"x")

@@ -25,9 +25,15 @@ class WatchedReplica(FakeReplica):
         self._history = history
 
     def _apply(
-        self, keys: list[bytes], arguments: list[bytes], now_ms: int, *, healing: bool
+        self,
+        keys: list[bytes],
+        arguments: list[bytes],
+        now_ms: int,
+        *,
+        healing: bool = False,
+        seen: bytes | None = None,
     ) -> object:
-        outcome = super()._apply(keys, arguments, now_ms, healing=healing)
+        outcome = super()._apply(keys, arguments, now_ms, healing=healing, seen=seen)
         if isinstance(outcome, int) and APPLIED <= outcome <= SUPERSEDED:
             history = self._history
             history.acks.append(

@@ -5,7 +5,6 @@
 local ACCEPTOR_BYTES = 74
 local MOST_IDS = 16
 local NEVER_ACCEPTED = ZERO_VERSION .. '\9' .. string.rep('\0', 8)
-local NOTHING_CHANGED = ZERO_VERSION .. string.rep('\0', 9)
 
 -- Unsigned, of 8 bytes; the bound keeps it exact in a double.
 local function time_at(raw, position)
@@ -40,17 +39,19 @@ local function read_acceptor(raw)
   return accepted, kind, promise, expires_at_ms
 end
 
--- `raw` with another promise; false: the first promise of a key that has no record.
-local function promising(raw, promise)
-  local before, after = NEVER_ACCEPTED, NOTHING_CHANGED
-  -- The time below which ids were forgotten and their count are zeros too.
+-- `raw` with another promise; false: the first promise of a key that has no record. It may have had
+-- one: the operation ids in it are forgotten up to the time of purged-through.
+local function promising(raw, promise, purged_through)
+  local before = NEVER_ACCEPTED
+  local after = ZERO_VERSION .. '\0\0' .. string.sub(purged_through, 1, 6) .. '\0'
   if raw then before, after = string.sub(raw, 9, 33), string.sub(raw, 50) end
   local body = before .. promise .. after
   return checksum_of(body) .. body
 end
 
 -- What the key's replica has of it: fence, and if it refuses: the refusal. Otherwise fence, nil, the
--- stored record (or false), accepted, promise, and what a ballot must be above whatever was promised.
+-- stored record (or false), accepted, promise, what a ballot must be above whatever was promised, and
+-- purged-through.
 local function look_up()
   local stored = redis.call('HMGET', KEYS[1], 'f', ARGV[3])
   local fence, old = stored[1], stored[2]
@@ -67,9 +68,10 @@ local function look_up()
     end
   end
   if above(closed_through, floor) then floor = closed_through end
-  -- A tombstone may have been purged, and the promise with it.
-  if accepted == ZERO_VERSION and above(purged_through, floor) then floor = purged_through end
-  return fence, nil, old, accepted, promise, floor
+  -- A tombstone may have been purged, and the promise with it; and what is to be purged must stay equal
+  -- on all owners.
+  if above(purged_through, floor) then floor = purged_through end
+  return fence, nil, old, accepted, promise, floor, purged_through
 end
 
 -- The refusal of a ballot that is too low; its detail is what a ballot must be above.

@@ -1,5 +1,5 @@
--- Writes one record, or refuses it; `healing` lets it replace a record that fails its checksum. Uses
--- record.lua, fence.lua and request.lua.
+-- Writes one record, or refuses it. Uses record.lua, fence.lua and request.lua. `healing` lets it replace
+-- a record that fails its checksum. A copy (`seen` is given) may write what is closed or purged.
 --
 -- KEYS  data, log
 -- ARGV  epoch        8 bytes, big-endian: the writer's epoch of the bucket
@@ -7,6 +7,7 @@
 --       field        'k' and the user key, 2 to 1,025 bytes
 --       record       its bytes, checksum included: a value or a tombstone
 --       limits       max_skew_ms (4 bytes), bytes that the log may take (4 bytes), big-endian
+--       seen         of a copy alone: purged-through here, as read before what is copied was
 --
 -- Reply, an integer: acknowledged
 --   1  applied, and nothing live was there before; or this very record was there already
@@ -23,13 +24,15 @@
 --   WRONG_MODE         a record of the linearizable mode         detail: offered, stored
 --   SKEWED             too far ahead of this server's TIME       detail: TIME in ms, an integer
 --   CLOSED             new versions up to closed-through are refused
---   PURGED             the key is absent, and its tombstone may have been purged
+--   PURGED             at or below purged-through, where all owners were made equal: what lacks here is
+--                      gone everywhere, or was deleted; to a copy: purged-through has risen meanwhile
 --
 -- A script is not rolled back, so everything is judged before anything is written.
 
 -- What speaks against the request as such.
-local function refuse_request(version)
-  local problem = bad_argument(2, 5)
+local function refuse_request(version, seen)
+  local problem = bad_argument(2, seen and 6 or 5)
+  if not problem and seen and #seen ~= 16 then problem = 'seen' end
   if not problem and (not version or version == ZERO_VERSION) then problem = 'record' end
   if problem then return refuse('BAD_REQUEST', false, problem) end
 end
@@ -56,7 +59,7 @@ local function judge(record, version, kind, old, old_version, old_kind, old_expi
 end
 
 -- 1, 2 or 3 for a record where `old` stands (false: nothing), or a refusal. `bounds`: the fence's
--- `purged` and `closed`; `healing`.
+-- `purged` and `closed`; `healing`; `seen`.
 local function judge_stored(fence, bounds, record, version, kind, old, now_ms)
   local old_version, old_kind, old_expires_at_ms, old_linearizable
   if old then old_version, old_kind, old_expires_at_ms, old_linearizable = read_record(old) end
@@ -65,18 +68,21 @@ local function judge_stored(fence, bounds, record, version, kind, old, now_ms)
     return refuse('CORRUPT', fence, 'record')
   end
   if old_linearizable then return refuse('WRONG_MODE', fence, 'stored') end
-  if not above(version, bounds.closed) then return refuse('CLOSED', fence, '') end
-  if not old then
-    if not above(version, bounds.purged) then return refuse('PURGED', fence, '') end
-    return 1
+  local seen, reply = bounds.seen, 1
+  if not seen and not above(version, bounds.closed) then return refuse('CLOSED', fence, '') end
+  if old then
+    reply = judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
   end
-  return judge(record, version, kind, old, old_version, old_kind, old_expires_at_ms, now_ms)
+  if reply ~= 3 and seen ~= bounds.purged and not above(version, bounds.purged) then
+    return refuse('PURGED', fence, '')
+  end
+  return reply
 end
 
-local function apply(healing)
+local function apply(healing, seen)
   local record = ARGV[4] or ''
   local version, kind, expires_at_ms, linearizable = read_record(record)
-  local refusal = refuse_request(version)
+  local refusal = refuse_request(version, seen)
   if refusal then return refusal end
 
   local stored = redis.call('HMGET', KEYS[1], 'f', ARGV[3])
@@ -94,7 +100,7 @@ local function apply(healing)
   refusal = refuse_by_clock(fence, version, kind, expires_at_ms, latest_ms, now_ms)
   if refusal then return refusal end
 
-  local bounds = { purged = purged_through, closed = closed_through, healing = healing }
+  local bounds = { purged = purged_through, closed = closed_through, healing = healing, seen = seen }
   local reply = judge_stored(fence, bounds, record, version, kind, old, now_ms)
   if reply ~= 1 and reply ~= 2 then return reply end
 

@@ -36,6 +36,12 @@ local function merge_fences(new, old)
   return body .. checksum_of(body)
 end
 
+-- The fence `raw` with another purged-through.
+local function with_purged(raw, purged)
+  local body = string.sub(raw, 1, 19) .. purged .. string.sub(raw, 36, -9)
+  return body .. checksum_of(body)
+end
+
 -- An atomic refusal: nothing was changed. `fence` is the replica's own, false when it has none. A
 -- caller whose map may be old gets the bucket's entry with it.
 local function refuse(code, fence, detail, with_entry)

@@ -19,7 +19,7 @@ local function bad_argument(keys, arguments)
   if #field < 2 or #field > MAX_FIELD_BYTES or string.byte(field) ~= FIELD_PREFIX then
     return 'field'
   end
-  if arguments == 5 and #ARGV[5] ~= 8 then return 'limits' end
+  if arguments >= 5 and #ARGV[5] ~= 8 then return 'limits' end
 end
 
 local function server_ms()

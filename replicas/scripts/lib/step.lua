@@ -1,4 +1,4 @@
--- One step over a bucket's records, for digest and entries. Uses record.lua, fence.lua, request.lua.
+-- One step over a bucket's records: digest, entries, purge. Uses record.lua, fence.lua, request.lua.
 
 local MAX_LEAVES = 65536
 
@@ -9,26 +9,32 @@ local function whole(text, most)
   return number <= most and number or nil
 end
 
--- What is wrong with the arguments; nil: nothing.
+-- What is wrong with the arguments that all have; nil: nothing.
 local function bad_step(arguments)
   if #KEYS ~= 1 or #ARGV ~= arguments then return 'arity' end
   if #ARGV[1] ~= 8 then return 'epoch' end
   if #ARGV[2] ~= 8 then return 'incarnation' end
   if not string.find(ARGV[3], '^%d+$') then return 'cursor' end
   if not whole(ARGV[4], 1000000) or whole(ARGV[4], 1000000) < 1 then return 'count' end
+end
+
+-- What is wrong with those of a step that looks at leaves; nil: nothing.
+local function bad_leaves(arguments)
+  local problem = bad_step(arguments)
+  if problem then return problem end
   local leaves = whole(ARGV[5], MAX_LEAVES)
   if not leaves or leaves < 1 then return 'leaves' end
   if arguments == 6 and #ARGV[6] ~= leaves then return 'wanted' end
 end
 
--- The refusal of a malformed step, or of one from another epoch or life; nil: go on.
-local function refuse_step(arguments)
-  local problem = bad_step(arguments)
+-- The refusal of a malformed step (`problem`), or of one from another epoch or life; nil: go on. With
+-- it fence, role and purged-through.
+local function refuse_step(problem)
   if problem then return refuse('BAD_REQUEST', false, problem) end
   local fence = redis.call('HGET', KEYS[1], 'f')
-  local epoch, role, incarnation
-  if fence then epoch, role, incarnation = read_fence(fence) end
-  return refuse_by_fence(fence, epoch, role, incarnation)
+  local epoch, role, incarnation, purged_through
+  if fence then epoch, role, incarnation, purged_through = read_fence(fence) end
+  return refuse_by_fence(fence, epoch, role, incarnation), fence, role, purged_through
 end
 
 -- The leaf, from 0, that a field's record belongs to: by its key alone, so that two versions of one
