@@ -64,7 +64,15 @@ class Script(NamedTuple):
 
 
 def _load(parts: tuple[str, ...]) -> Script:
-    source = b"\n".join((_FOLDER / f"{part}.lua").read_bytes() for part in parts)
+    # Without comments: a server takes no argument of 16 KiB from one who has given no password yet,
+    # and breaks the connection instead of asking for it.
+    lines = [
+        line
+        for part in parts
+        for line in (_FOLDER / f"{part}.lua").read_bytes().splitlines(keepends=True)
+        if line.strip() and not line.lstrip().startswith(b"--")
+    ]
+    source = b"".join(lines)
     return Script(source, sha1(source).hexdigest().encode())
 
 
