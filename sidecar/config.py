@@ -28,6 +28,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admin: str = "127.0.0.1:7071"
     control_planes: tuple[str, ...] = ()
     state_dir: str = ""  # keeps the map and the clock over restarts; empty: keeps nothing
+    session_key_file: str = ""  # signs session tokens: the same for all sidecars of a cluster
     ports_file: str = ""  # where to write the addresses really bound, as JSON
     workers: int = 1  # processes that share the doors
     default_timeout_ms: int = 1000  # of requests that bring no deadline

@@ -25,6 +25,7 @@ from sidecar.net.grpc_standard import HealthService, standard_routes
 from sidecar.net.links import Links
 from sidecar.net.resp_door import RespDoor
 from sidecar.redis.limits import RespLimits
+from sidecar.session_key_file import session_keys
 from sidecar.stats import WorkerStats, worker_stats
 from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
 
@@ -59,6 +60,7 @@ class DataPath:
             dice=SystemRandom(),
             default_timeout_ms=config.default_timeout_ms,
         )
+        self.core.sessions.keys = session_keys(config, worker)
         self.hints = Hinting(config, worker, self.core, wall_ms=wall_ms, monotonic=time.monotonic)
         self.health = HealthService()
         self.grpc_door = self._make_grpc_door()

@@ -26,7 +26,7 @@ _READ_LEVELS: Final = (
     Consistency.LOCAL_QUORUM,
     Consistency.ALL,
 )
-_WRITE_LEVELS: Final = (*_READ_LEVELS, Consistency.EACH_QUORUM)
+_WRITE_LEVELS: Final = (Consistency.ANY, *_READ_LEVELS, Consistency.EACH_QUORUM)
 _LOCAL_LEVELS: Final = (Consistency.LOCAL_ONE, Consistency.LOCAL_QUORUM)
 
 
@@ -152,6 +152,11 @@ def warnings(
     copies = settings.replication_factor
     if settings.write_consistency is Consistency.EACH_QUORUM and _one_per_zone(owners_zones):
         found.append("one owner per zone: EACH_QUORUM waits for every one of them, the same as ALL")
+    if settings.write_consistency is Consistency.ANY:
+        found.append(
+            "ANY: a write that no owner can take is acknowledged from the disk of one sidecar;"
+            " reads miss it until an owner is back, and it is lost with that disk"
+        )
     used = len({zone for owners in owners_zones for zone in owners})
     if used < copies:
         found.append(

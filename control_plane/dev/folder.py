@@ -66,6 +66,14 @@ class DevFolder:
     def logs(self) -> Path:
         return _made(self.path / "logs")
 
+    @property
+    def session_key_file(self) -> Path:
+        """The key that signs session tokens, for every sidecar that is started on this cluster."""
+        path = self.path / "session.key"
+        if not path.exists():
+            write_atomically(path, f"{secrets.token_hex(32)}\n".encode())
+        return path
+
     def close(self) -> None:
         """Gives the lock back; a folder that is not kept is removed."""
         if not self.kept:

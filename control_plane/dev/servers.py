@@ -87,6 +87,7 @@ def sidecar_command(
         "redis_socket": str(sockets / "redis.sock"),
         "control_planes": [control_plane],
         "state_dir": str(folder.sidecar_folder),
+        "session_key_file": str(folder.session_key_file),
         "ports_file": str(ports_file),
     }
     return _python_command(

@@ -31,6 +31,7 @@ from sidecar.core.register_op import Modify
 from sidecar.core.register_run import RegisterRun
 from sidecar.core.registers import Registers
 from sidecar.core.route import Route, RoutingTable
+from sidecar.core.session_ops import Sessions
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
@@ -87,6 +88,7 @@ class Coordinator:
         self._monotonic = monotonic
         # The clock's writer is as random as a process's dice have to be.
         self._registers = Registers(self, wall_ms, monotonic, dice or Random(clock.writer))
+        self.sessions = Sessions(self, wall_ms)
         self._tables: dict[str, RoutingTable] = {}
         self._young: list[Run] = []  # started since the last tick
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline

@@ -141,6 +141,14 @@ class Route:
         self.known_fences[slot] = raw
         return True
 
+    def purged_through(self) -> bytes:
+        """The highest version that some owner's fence was seen to be purged through.
+
+        A purge begins only when every owner holds everything up to there.
+        """
+        fences = [decode_fence(raw) for raw in self.known_fences if raw is not None]
+        return max((one.purged_through for one in fences if one is not None), default=b"")
+
     def countable(self) -> int:
         """Mask of the slots whose answers may form a quorum now."""
         mask = 0

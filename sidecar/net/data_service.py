@@ -9,9 +9,11 @@ from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import GroupItem, GroupWrite, Read, Write
+from sidecar.core.session_ops import Session
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
+from sidecar.net.session_calls import SESSION, open_for, start_in_session
 from sidecar.wire.grpc import Call, UnaryHandler
 
 SERVICE = b"/dabbawala.v1.Data/"
@@ -66,7 +68,10 @@ class DataService:
             done=_answer_get,
             tag=call,
         )
-        self._core.read(op)
+        if request.session or request.consistency == SESSION:
+            start_in_session(self._core, op, request.session, _get_response)
+        else:
+            self._core.read(op)
 
     def put(self, call: Call, message: bytes) -> None:
         """Put: one key."""
@@ -87,7 +92,10 @@ class DataService:
             operation_id=request.operation_id,
             tag=call,
         )
-        self._core.write(op)
+        if request.session:
+            start_in_session(self._core, op, request.session, _put_response)
+        else:
+            self._core.write(op)
 
     def delete(self, call: Call, message: bytes) -> None:
         """Delete: one key."""
@@ -107,7 +115,10 @@ class DataService:
             operation_id=request.operation_id,
             tag=call,
         )
-        self._core.write(op)
+        if request.session:
+            start_in_session(self._core, op, request.session, _delete_response)
+        else:
+            self._core.write(op)
 
     # --- batches
 
@@ -120,8 +131,16 @@ class DataService:
             return
         if _batch_too_large(call, len(request.keys), "keys"):
             return
+        session = None
+        if request.session or request.consistency == SESSION:
+            session = open_for(self._core, call, request.session)
+            if session is None:
+                return
         deadline = self.deadline(call, request.timeout_ms)
-        gather = _Gather(call, len(request.keys), pb.BatchGetResponse(), _get_result)
+        gather = _Gather(
+            call, len(request.keys), pb.BatchGetResponse(), _get_result, session=session
+        )
+        read = self._core.read if session is None else session.read
         for slot, key in enumerate(request.keys):
             op = Read(
                 request.keyspace or DEFAULT_KEYSPACE,
@@ -131,7 +150,7 @@ class DataService:
                 done=gather.done,
                 tag=slot,
             )
-            self._core.read(op)
+            read(op)
 
     def batch_write(self, call: Call, message: bytes) -> None:
         """BatchWrite: every item a write of its own, with an outcome of its own."""
@@ -144,8 +163,14 @@ class DataService:
             return
         if _change_missing(call, request.items):
             return
+        session = open_for(self._core, call, request.session) if request.session else None
+        if request.session and session is None:
+            return
         deadline = self.deadline(call, request.timeout_ms)
-        gather = _Gather(call, len(request.items), pb.BatchWriteResponse(), _write_result)
+        gather = _Gather(
+            call, len(request.items), pb.BatchWriteResponse(), _write_result, session=session
+        )
+        write = self._core.write if session is None else session.write
         for slot, item in enumerate(request.items):
             is_put = item.WhichOneof("change") == "put"
             op = Write(
@@ -160,7 +185,7 @@ class DataService:
                 operation_id=item.operation_id,
                 tag=slot,
             )
-            self._core.write(op)
+            write(op)
 
     def transact(self, call: Call, message: bytes) -> None:
         """Transact: several keys written together."""
@@ -180,7 +205,10 @@ class DataService:
             version=request.retry_version,
             tag=call,
         )
-        self._core.transact(op)
+        if request.session:
+            start_in_session(self._core, op, request.session, _transact_response)
+        else:
+            self._core.transact(op)
 
     # --- where
 
@@ -202,7 +230,7 @@ class DataService:
 class _Gather:
     """Collects the ends of a batch's operations and answers when the last is in."""
 
-    __slots__ = ("call", "encode", "held_bytes", "left", "response", "results")
+    __slots__ = ("call", "encode", "held_bytes", "left", "response", "results", "session")
 
     def __init__(
         self,
@@ -210,15 +238,18 @@ class _Gather:
         count: int,
         response: pb.BatchGetResponse | pb.BatchWriteResponse,
         encode: Callable[[Read | Write], object],
+        *,
+        session: Session | None,
     ) -> None:
         self.call = call
+        self.session = session
         self.left = count
         self.response = response
         self.encode = encode
         self.held_bytes = 0
         self.results: list[object] = [None] * count
         if not count:
-            call.respond(b"")
+            self._respond()
 
     def done(self, op: Read | Write) -> None:
         if isinstance(op, Read) and op.record is not None:
@@ -229,7 +260,12 @@ class _Gather:
         self.left -= 1
         if not self.left:
             self.response.results.extend(self.results)  # type: ignore[arg-type]
-            self.call.respond(self.response.SerializeToString())
+            self._respond()
+
+    def _respond(self) -> None:
+        if self.session is not None:
+            self.response.session = self.session.token()
+        self.call.respond(self.response.SerializeToString())
 
 
 def _answer_too_large() -> DataError:
@@ -276,6 +312,12 @@ def _delete_response(op: Write) -> pb.DeleteResponse:
     )
 
 
+def _transact_response(op: GroupWrite) -> pb.TransactResponse:
+    return pb.TransactResponse(
+        version=op.version, superseded=op.superseded, consistency=_level(op.level)
+    )
+
+
 def _answer_get(op: Read) -> None:
     if op.error is not None:
         fail_call(op.tag, op.error)
@@ -300,11 +342,8 @@ def _answer_delete(op: Write) -> None:
 def _answer_transact(op: GroupWrite) -> None:
     if op.error is not None:
         fail_call(op.tag, op.error)
-        return
-    response = pb.TransactResponse(
-        version=op.version, superseded=op.superseded, consistency=_level(op.level)
-    )
-    op.tag.respond(response.SerializeToString())
+    else:
+        op.tag.respond(_transact_response(op).SerializeToString())
 
 
 def _group_item(item: pb.TransactItem) -> GroupItem:

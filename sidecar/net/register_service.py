@@ -1,6 +1,8 @@
 """CompareAndSet and Increment of the gRPC door."""
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 from google.protobuf.message import DecodeError
 
@@ -18,6 +20,7 @@ from replicas.record import MAX_TIME_MS, VERSION_BYTES
 from replicas.version import ZERO_VERSION
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.register_op import Modify
+from sidecar.core.session_ops import Session
 from sidecar.errors import DataError, Fault, Outcome, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, garbled
 from sidecar.wire.grpc import Call
@@ -50,7 +53,7 @@ class RegisterCalls:
                 operation_id=request.operation_id,
                 tag=call,
             )
-            self._core.modify(op)
+            self._start(op, request.session, _answer_compare_and_set)
 
     def increment(self, call: Call, message: bytes) -> None:
         """Increment: one key."""
@@ -68,7 +71,21 @@ class RegisterCalls:
             operation_id=request.operation_id,
             tag=call,
         )
+        self._start(op, request.session, _answer_increment)
+
+    def _start(self, op: Modify, token: bytes, answer: "_Answer") -> None:
+        if token:
+            session = self._core.sessions.open(token)
+            if isinstance(session, DataError):
+                self._core.reject(op, session)
+                return
+            op.done = partial(answer, session=session)
         self._core.modify(op)
+
+
+class _Answer(Protocol):
+    def __call__(self, op: Modify, *, session: Session | None = None) -> None:
+        """Answer the call of `op`, with the session's next token if it is in one."""
 
 
 def _change_of(call: Call, request: pb.CompareAndSetRequest) -> Change | None:
@@ -97,7 +114,7 @@ def _change_of(call: Call, request: pb.CompareAndSetRequest) -> Change | None:
     return None
 
 
-def _answer_compare_and_set(op: Modify) -> None:
+def _answer_compare_and_set(op: Modify, *, session: Session | None = None) -> None:
     call: Call = op.tag
     if op.error is not None:
         fail_call(call, op.error)
@@ -111,10 +128,12 @@ def _answer_compare_and_set(op: Modify) -> None:
         response.found = True
         response.value = op.current.value
         response.expires_at_ms = op.current.expires_at_ms
+    if session is not None:
+        response.session = session.token()
     call.respond(response.SerializeToString())
 
 
-def _answer_increment(op: Modify) -> None:
+def _answer_increment(op: Modify, *, session: Session | None = None) -> None:
     call: Call = op.tag
     if op.error is None and op.refused:
         op.error = _refused_increment(op)
@@ -124,6 +143,8 @@ def _answer_increment(op: Modify) -> None:
     response = pb.IncrementResponse(
         version=op.version, value=op.result or 0, repeated_earlier=op.repeated
     )
+    if session is not None:
+        response.session = session.token()
     call.respond(response.SerializeToString())
 
 

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from buckets.bucket_map import Consistency
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
+from sidecar.core.session_ops import Sessions
 from sidecar.errors import DataError
 
 
@@ -16,6 +17,7 @@ class Backend(Protocol):
     """
 
     default_timeout_ms: int
+    sessions: Sessions
 
     def read(self, op: Read, /) -> None: ...
 

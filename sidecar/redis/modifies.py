@@ -30,7 +30,7 @@ def start(session: Session, args: list[bytes], change: Change) -> None:
         session.keyspace,
         args[1],
         change,
-        level=session.level,
+        level=session.write_level,
         deadline=session.deadline,
         done=session.on_modified,
     )

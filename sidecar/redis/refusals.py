@@ -40,13 +40,3 @@ def refuse_walk(session: Session, args: list[bytes]) -> None:
     session.fail(
         error(f"ERR {name} is not supported by this version: it can not walk a keyspace yet")
     )
-
-
-def refuse_session(session: Session, _args: list[bytes]) -> None:
-    """Session tokens are not there yet."""
-    session.fail(
-        error(
-            "ERR DABBA.SESSION is not supported by this version: there are no session tokens yet; "
-            "reads at QUORUM after writes at QUORUM see them (DABBA.CONSISTENCY QUORUM)"
-        )
-    )

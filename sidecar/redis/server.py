@@ -7,27 +7,11 @@ from collections.abc import Mapping, Sequence
 
 from buckets.bucket_map import Consistency
 from sidecar.errors import DataError
-from sidecar.redis import replies
 from sidecar.redis.connection import REDIS_VERSION
 from sidecar.redis.numbers import MAX_INT64, MIN_INT64
 from sidecar.redis.session import Session
 from sidecar.redis.subcommands import Subcommand, dispatch
 from sidecar.wire import resp_reply as resp
-
-LEVELS = {
-    "DEFAULT": Consistency.UNSPECIFIED,
-    **{
-        level.name: level
-        for level in (
-            Consistency.ONE,
-            Consistency.LOCAL_ONE,
-            Consistency.QUORUM,
-            Consistency.LOCAL_QUORUM,
-            Consistency.EACH_QUORUM,
-            Consistency.ALL,
-        )
-    },
-}
 
 
 def info(session: Session, args: list[bytes]) -> None:
@@ -59,31 +43,10 @@ def config(session: Session, args: list[bytes]) -> None:
     dispatch(session, args, "CONFIG", _CONFIG)
 
 
-def consistency(session: Session, args: list[bytes]) -> None:
-    """DABBA.CONSISTENCY [level]: for this connection; DEFAULT: what the keyspace says."""
-    if len(args) > 2:
-        session.fail(replies.wrong_arity("dabba.consistency"))
-        return
-    if len(args) == 1:
-        shown = next(name for name, level in LEVELS.items() if level is session.level)
-        session.reply(resp.bulk(shown.encode()))
-        return
-    level = LEVELS.get(args[1].upper().decode("latin-1"))
-    if level is None:
-        session.fail(
-            resp.error(
-                f"ERR unknown consistency level {replies.shown_key(args[1])}; use one of "
-                + " ".join(LEVELS)
-            )
-        )
-        return
-    session.level = level
-    session.reply(resp.OK)
-
-
 def locate(session: Session, args: list[bytes]) -> None:
     """DABBA.LOCATE key: bucket, epoch, owners, and which owner a read would take and why."""
-    found = session.door.backend.locate(session.keyspace, args[1], session.level)
+    level = Consistency.ONE if session.level == Consistency.SESSION else session.level
+    found = session.door.backend.locate(session.keyspace, args[1], level)
     if isinstance(found, DataError):
         session.reply(session.failure(found))
         return
@@ -172,6 +135,7 @@ def _sections(session: Session) -> dict[str, dict[str, object]]:
         "dabbawala": {
             "keyspace": session.keyspace,
             "consistency": session.level.name,
+            "write_consistency": session.write_level.name,
             "draining": int(door.draining),
         },
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from buckets.bucket_map import Consistency
+from sidecar.core import session_ops
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.errors import DataError
@@ -41,6 +42,20 @@ class Ready:
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
+
+
+class Due(Ready):
+    """A reply that is made when those before it have been given."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self.make = make
+
+    @property
+    def tag(self) -> bytes:  # type: ignore[override]
+        """The reply, as of now."""
+        return self.make()
 
 
 class Gather:
@@ -148,8 +163,10 @@ class Session:
         "pending",
         "read",
         "shell",
+        "tokens",
         "version",
         "write",
+        "write_level",
     )
 
     def __init__(self, door: Door, now: float, address: str = "", local_address: str = "") -> None:
@@ -167,8 +184,6 @@ class Session:
             inline=limits.inline_commands,
         )
         # Bound once: a bound method for each request is an allocation for each request.
-        self.read = door.backend.read
-        self.write = door.backend.write
         self.on_value = self._on_value
         self.on_derived = self._on_derived
         self.on_write = self._on_write
@@ -192,11 +207,12 @@ class Session:
         """The settings of a new connection."""
         self.version = 2
         self.nil = resp.NIL[2]
-        self.level = Consistency.UNSPECIFIED
+        self.level = self.write_level = Consistency.UNSPECIFIED
         self.name = b""
         self.library = b""
         self.library_version = b""
         self.muted = 0  # replies to swallow: 1 the next, -1 all
+        self.leave_session()
         self.select(0)
 
     def use_version(self, version: int) -> None:
@@ -220,6 +236,21 @@ class Session:
         self.keyspace = keyspace
         self.bound = True
         self.db = -1
+
+    def enter_session(self, tokens: session_ops.Session) -> None:
+        """Read and write as the next of these."""
+        self.tokens: session_ops.Session | None = tokens
+        self.read: Callable[[Read], None] = tokens.read
+        self.write: Callable[[Write], None] = tokens.write
+
+    def leave_session(self) -> None:
+        """Read and write without a session token."""
+        self.tokens = None
+        # Bound once: a bound method for each request is an allocation for each request.
+        self.read = self.door.backend.read
+        self.write = self.door.backend.write
+        if self.level == Consistency.SESSION:
+            self.level = Consistency.UNSPECIFIED
 
     # From the socket ---------------------------------------------------------------------------
 
@@ -319,6 +350,13 @@ class Session:
             return
         self.out.append(reply)
         self._mark_dirty()
+
+    def reply_when_due(self, make: Callable[[], bytes]) -> None:
+        """Answer the command at hand with what `make` says once all before it are answered."""
+        if self.pending and not self.muted:
+            self.pending.append(Due(make))
+        else:
+            self.reply(make())
 
     def fail(self, reply: bytes) -> None:
         """Answer the command at hand with an error."""

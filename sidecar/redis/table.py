@@ -4,10 +4,12 @@ from sidecar.redis import (
     client,
     connection,
     introspection,
+    levels,
     modifies,
     reads,
     refusals,
     server,
+    tokens,
     writes,
 )
 from sidecar.redis.command import Command, Family, Handler
@@ -158,7 +160,7 @@ _COMMANDS = (
     _server("time", server.time_now, 1, "Returns the server time."),
     _server(
         "dabba.consistency",
-        server.consistency,
+        levels.consistency,
         -1,
         "Shows or sets how many owners must agree, for this connection.",
     ),
@@ -172,7 +174,12 @@ _COMMANDS = (
         _READ,
         "server",
     ),
-    _server("dabba.session", refusals.refuse_session, -1, "Not supported yet."),
+    _server(
+        "dabba.session",
+        tokens.session,
+        -2,
+        "Starts, shows, sets or stops the session of this connection: START GET SET STOP.",
+    ),
 )
 
 

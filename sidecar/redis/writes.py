@@ -136,7 +136,7 @@ def _start(session: Session, key: bytes, value: bytes | None, expires_at_ms: int
         session.keyspace,
         key,
         value,
-        level=session.level,
+        level=session.write_level,
         deadline=session.deadline,
         done=session.on_write,
         expires_at_ms=expires_at_ms,
@@ -149,7 +149,7 @@ def _start(session: Session, key: bytes, value: bytes | None, expires_at_ms: int
 
 def _write_many(session: Session, items: list[tuple[bytes, bytes | None]]) -> None:
     """All of them, unless one is wrong in itself: then none, and nothing is written halfway."""
-    keyspace, level, deadline = session.keyspace, session.level, session.deadline
+    keyspace, level, deadline = session.keyspace, session.write_level, session.deadline
     ops = [
         Write(keyspace, key, value, level=level, deadline=deadline, done=_not_begun)
         for key, value in items

@@ -7,14 +7,17 @@ called exactly once. Answers may be held back (`hold`), to test what a door does
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from buckets.bucket_map import Consistency
+from buckets.bucket_map import BucketMap, Consistency
 from buckets.hashing import bucket_shift, key_hash
 from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
-from sidecar.core.operation import Read, Write
+from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
+from sidecar.core.session_ops import Sessions
+from sidecar.core.sessions import SessionKeys
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 MAX_KEY_BYTES = 1024
@@ -46,6 +49,9 @@ class MemoryCoordinator:
         max_value_bytes: int = 1 << 20,
     ) -> None:
         self.default_timeout_ms = 1000
+        self.now = 0.0
+        self.map: BucketMap | None = None
+        self.sessions = Sessions(self, clock, SessionKeys("memory", [b"a secret of enough bytes"]))
         self.keyspaces = keyspaces
         self.max_value_bytes = max_value_bytes
         self.has_map = True
@@ -53,7 +59,7 @@ class MemoryCoordinator:
         self.failures: dict[bytes, DataError] = {}  # answered instead, by key
         self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
         self._clock = clock
-        self._versions = HybridClock(b"memory:0")
+        self.clock = HybridClock(b"memory:0")
         self._shift = bucket_shift(_BUCKETS)
         self._data: dict[str, dict[bytes, Record]] = {name: {} for name in keyspaces.values()}
 
@@ -69,6 +75,7 @@ class MemoryCoordinator:
         else:
             record = self._data[op.keyspace].get(op.key)
             op.record = record if record is not None and record.live(self._clock()) else None
+            op.version = record.version if record is not None else b""
             op.acks = 1
         if op.level is _UNSPECIFIED:
             op.level = Consistency.QUORUM
@@ -102,6 +109,18 @@ class MemoryCoordinator:
         else:
             self._apply(op)
         self._answer(op)
+
+    def reject(self, op: Any, error: DataError) -> None:
+        """Answer with an error."""
+        op.error = error
+        op.done(op)
+
+    def route_of(self, keyspace: str, key: bytes) -> None:
+        """One copy has no owners."""
+
+    def transact(self, op: GroupWrite) -> None:
+        """The door in front of this has no such command."""
+        raise NotImplementedError
 
     def is_linearizable(self, keyspace: str) -> bool:
         """Whether changes that depend on what stands are served."""
@@ -176,7 +195,7 @@ class MemoryCoordinator:
     def _apply(self, op: Write) -> None:
         data = self._data[op.keyspace]
         now_ms = self._clock()
-        version = op.version or self._versions.next(now_ms)
+        version = op.version or self.clock.next(now_ms)
         before = data.get(op.key)
         op.existed = before is not None and before.live(now_ms)
         op.version = version

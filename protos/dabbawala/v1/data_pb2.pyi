@@ -99,7 +99,9 @@ class GetRequest(_message.Message):
     timeout_ms: _builtins.int
     """0: the door's default; the earlier of this and grpc-timeout counts"""
     session: _builtins.bytes
-    """the token of an earlier response"""
+    """The session's token, as its last response gave it, or "new" for a session that begins: the
+    response then carries the next token, and nothing older is read than the session has met.
+    """
     max_staleness_ms: _builtins.int
     """for CONSISTENCY_BOUNDED"""
     def __init__(
@@ -327,6 +329,7 @@ class CompareAndSetRequest(_message.Message):
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     keyspace: _builtins.str
     key: _builtins.bytes
     expected_version: _builtins.bytes
@@ -341,6 +344,7 @@ class CompareAndSetRequest(_message.Message):
     timeout_ms: _builtins.int
     operation_id: _builtins.bytes
     """as in PutRequest"""
+    session: _builtins.bytes
     def __init__(
         self,
         *,
@@ -354,10 +358,11 @@ class CompareAndSetRequest(_message.Message):
         expires_at_ms: _builtins.int = ...,
         timeout_ms: _builtins.int = ...,
         operation_id: _builtins.bytes = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expected", b"expected", "expected_absent", b"expected_absent", "expected_value", b"expected_value", "expected_version", b"expected_version", "put", b"put"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expected", b"expected", "expected_absent", b"expected_absent", "expected_value", b"expected_value", "expected_version", b"expected_version", "expires_at_ms", b"expires_at_ms", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "put", b"put", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "delete", b"delete", "expected", b"expected", "expected_absent", b"expected_absent", "expected_value", b"expected_value", "expected_version", b"expected_version", "expires_at_ms", b"expires_at_ms", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "put", b"put", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_change: _TypeAlias = _typing.Literal["put", "delete"]  # noqa: Y015
     _WhichOneofArgType_change: _TypeAlias = _typing.Literal["change", b"change"]  # noqa: Y015
@@ -380,6 +385,7 @@ class CompareAndSetResponse(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
     REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     applied: _builtins.bool
     version: _builtins.bytes
     """of the change; not applied: of what stands"""
@@ -389,6 +395,7 @@ class CompareAndSetResponse(_message.Message):
     expires_at_ms: _builtins.int
     repeated_earlier: _builtins.bool
     """An earlier call with the same operation id was decided so; what stood then is not known."""
+    session: _builtins.bytes
     def __init__(
         self,
         *,
@@ -398,10 +405,11 @@ class CompareAndSetResponse(_message.Message):
         value: _builtins.bytes = ...,
         expires_at_ms: _builtins.int = ...,
         repeated_earlier: _builtins.bool = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "expires_at_ms", b"expires_at_ms", "found", b"found", "repeated_earlier", b"repeated_earlier", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied", b"applied", "expires_at_ms", b"expires_at_ms", "found", b"found", "repeated_earlier", b"repeated_earlier", "session", b"session", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -416,12 +424,14 @@ class IncrementRequest(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     OPERATION_ID_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     keyspace: _builtins.str
     key: _builtins.bytes
     delta: _builtins.int
     timeout_ms: _builtins.int
     operation_id: _builtins.bytes
     """as in PutRequest"""
+    session: _builtins.bytes
     def __init__(
         self,
         *,
@@ -430,10 +440,11 @@ class IncrementRequest(_message.Message):
         delta: _builtins.int = ...,
         timeout_ms: _builtins.int = ...,
         operation_id: _builtins.bytes = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "key", b"key", "keyspace", b"keyspace", "operation_id", b"operation_id", "session", b"session", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -446,21 +457,24 @@ class IncrementResponse(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     REPEATED_EARLIER_FIELD_NUMBER: _builtins.int
+    SESSION_FIELD_NUMBER: _builtins.int
     value: _builtins.int
     """the sum"""
     version: _builtins.bytes
     repeated_earlier: _builtins.bool
     """An earlier call with the same operation id had done it: the sum of then is not known."""
+    session: _builtins.bytes
     def __init__(
         self,
         *,
         value: _builtins.int = ...,
         version: _builtins.bytes = ...,
         repeated_earlier: _builtins.bool = ...,
+        session: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated_earlier", b"repeated_earlier", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeated_earlier", b"repeated_earlier", "session", b"session", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

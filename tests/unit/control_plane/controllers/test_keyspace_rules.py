@@ -51,7 +51,7 @@ def test_database_0_is_a_database() -> None:
         ("mode", [1, 2], [3]),
         ("durability", [1, 2], [3]),
         ("read_consistency", [2, 3, 4, 5, 7], [1, 6, 8, 9, 10]),
-        ("write_consistency", [2, 3, 4, 5, 6, 7], [1, 8, 9, 10]),
+        ("write_consistency", [1, 2, 3, 4, 5, 6, 7], [8, 9, 10]),
     ],
 )
 def test_each_field_has_its_bound(field: str, good: list[object], bad: list[object]) -> None:
@@ -68,6 +68,11 @@ def test_linearizable_is_durable_unless_somebody_chose_otherwise() -> None:
     [found] = violations(config(mode=2), 2, {})
     assert "appendfsync always" in found.description
     assert "durability memory explicitly" in found.description
+
+
+def test_who_chooses_any_is_told_what_it_costs() -> None:
+    [found] = warnings(settings(write_consistency=Consistency.ANY), ONE_EACH, ["a", "b", "c"])
+    assert "lost with that disk" in found
 
 
 @pytest.mark.parametrize("field", ["read_consistency", "write_consistency"])

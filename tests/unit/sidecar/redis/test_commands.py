@@ -54,7 +54,6 @@ def test_what_reads_before_it_writes_is_refused_and_told_why(
         (("SCAN", "0"), b"-ERR SCAN is not supported by this version"),
         (("DBSIZE",), b"-ERR DBSIZE is not supported by this version"),
         (("KEYS", "*"), b"-ERR KEYS is refused"),
-        (("DABBA.SESSION", "token"), b"-ERR DABBA.SESSION is not supported by this version"),
         (("CONFIG", "SET", "save", ""), b"-ERR CONFIG SET is refused"),
         (("MULTI",), b"-ERR unknown command 'MULTI', with args beginning with: \r\n"),
         (("SUBSCRIBE", "a"), b"-ERR unknown command 'SUBSCRIBE', with args beginning with: 'a' "),
@@ -217,7 +216,7 @@ def test_consistency_is_of_the_connection(talk: Conversation) -> None:
     assert talk.send("DABBA.CONSISTENCY") == b"$12\r\nLOCAL_QUORUM\r\n"
     assert talk.send("DABBA.CONSISTENCY", "TWO") == (
         b"-ERR unknown consistency level 'TWO'; use one of DEFAULT ONE LOCAL_ONE QUORUM "
-        b"LOCAL_QUORUM EACH_QUORUM ALL\r\n"
+        b"LOCAL_QUORUM EACH_QUORUM ALL ANY SESSION\r\n"
     )
     talk.coordinator.hold()
     talk.send("GET", "a")
