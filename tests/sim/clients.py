@@ -4,6 +4,7 @@ from random import Random
 from typing import Protocol
 
 from buckets.bucket_map import Consistency
+from sidecar.core.session_ops import NEW
 from tests.sim.history import UNKNOWN, History, Op
 from tests.sim.network import Network
 from tests.sim.server import START_MS
@@ -50,6 +51,7 @@ class Client:
         self._run = run
         self._left = left
         self._home = run.sidecars[number % len(run.sidecars)]
+        self._token = NEW if number % 2 else b""  # every other client is in a session
 
     def think(self) -> None:
         """The next operation comes after a pause."""
@@ -76,6 +78,8 @@ class Client:
     def _op(self, write: bool, key: bytes, level: int) -> Op:
         history = self._run.history
         began = history.next_step()
+        if self._token and not write and level == Consistency.ONE:
+            level = Consistency.SESSION
         return Op(
             number=len(history.ops) + 1,
             client=self.name,
@@ -85,6 +89,7 @@ class Client:
             level=level,
             began=began,
             began_s=self._run.network.schedule.now,
+            token=self._token,
         )
 
     def _ask(self, op: Op, expires_at_ms: int) -> None:
@@ -96,6 +101,7 @@ class Client:
     def ended(self, op: Op) -> None:
         """Its operation has ended: repeat it, perhaps elsewhere, or go on."""
         rng = self._run.rng
+        self._token = op.token
         again = op.write and op.outcome == UNKNOWN and not op.orphaned
         if again and op.version and rng.random() < REPEAT_SHARE:
             self._home = rng.choice(self._run.sidecars)

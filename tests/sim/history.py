@@ -43,6 +43,7 @@ class Op:
     zones: tuple[str, ...] = ()  # of the bucket's members, owners first, then pending
     zone: str = ""  # of the sidecar
     fresh: bool = True  # its version was made for it; a repeat carries that of an earlier attempt
+    token: bytes = b""  # of the client's session; once it has ended well: the next
     orphaned: bool = False  # its sidecar was killed under it
 
     @property

@@ -17,6 +17,9 @@ from sidecar.core.coordinator import Coordinator
 from sidecar.core.map_assembly import MapAssembly
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
+from sidecar.core.session_ops import Session
+from sidecar.core.sessions import SessionKeys
+from sidecar.errors import DataError
 from tests.sim.hints import SimHintLog
 from tests.sim.history import FAILED, OK, UNKNOWN, History, Op
 from tests.sim.network import Network, SimLink
@@ -26,6 +29,7 @@ TICK_S = 0.02
 FROZEN_AFTER_S = 1.5
 LOOK_AFTER_S = 0.25  # between looks for replicas that do not answer
 LONGEST_BACKOFF_S = 0.3
+SESSION_KEYS = SessionKeys("sim", [b"what all sidecars share"])
 
 
 class SimClock(DurableClock):
@@ -73,6 +77,7 @@ class SimSidecar:
         self._held: list[Callable[[], None]] = []  # reached it while it was frozen, in order
         self._thawed_s = 0.0
         self._active: dict[int, Op] = {}
+        self._sessions: dict[int, Session] = {}  # by number of the operation
         self.links: dict[int, SimLink] = {}
         self.clock = self._new_clock(0)
         self.hints = SimHintLog(run.network, run.history, self.name)
@@ -88,7 +93,7 @@ class SimSidecar:
         return SimClock(b"side%d-%02d" % (self._number, self._processes), ceiling_ms)
 
     def _new_core(self) -> Coordinator:
-        return Coordinator(
+        core = Coordinator(
             zone=self.zone,
             clock=self.clock,
             wall_ms=lambda: self.wall_ms,
@@ -96,6 +101,8 @@ class SimSidecar:
             learner=self,
             hints=self.hints,
         )
+        core.sessions.keys = SESSION_KEYS
+        return core
 
     @property
     def wall_ms(self) -> int:
@@ -245,7 +252,8 @@ class SimSidecar:
         if not op.write:
             read = Read(KEYSPACE, op.key, level=op.level, deadline=deadline_s, done=_nobody)
             read.done = lambda done: self._read_ended(op, done, process)
-            self.core.read(read)
+            door = self._door(op)
+            self.core.reject(read, door) if isinstance(door, DataError) else door.read(read)
             return
         write = Write(
             KEYSPACE,
@@ -258,10 +266,18 @@ class SimSidecar:
             version=op.version,
         )
         write.done = lambda done: self._write_ended(op, done, process)
-        self.core.write(write)
+        door = self._door(op)
+        self.core.reject(write, door) if isinstance(door, DataError) else door.write(write)
         if op.fresh and write.version:
             op.version = write.version
             self._run.history.issued.setdefault(self.name, []).append(write.version)
+
+    def _door(self, op: Op) -> Coordinator | Session | DataError:
+        """Whom the operation is asked of: of the session whose token it brings."""
+        session = self.core.sessions.open(op.token) if op.token else self.core
+        if isinstance(session, Session):
+            self._sessions[op.number] = session
+        return session
 
     def _read_ended(self, op: Op, read: Read, process: int) -> None:
         if process != self._processes:
@@ -283,6 +299,9 @@ class SimSidecar:
         if op.ends > 1:
             return
         self._active.pop(op.number, None)
+        session = self._sessions.pop(op.number, None)
+        if session is not None and outcome == OK:
+            op.token = session.token()
         op.outcome = outcome
         op.ended = self._run.history.next_step()
         op.ended_s = self._schedule.now
@@ -334,6 +353,7 @@ class SimSidecar:
         self.links.clear()
         self._held.clear()
         active, self._active = self._active, {}
+        self._sessions.clear()
         self._ticking = False
         self._processes += 1  # what its operations do from now on reaches nobody
         for op in active.values():

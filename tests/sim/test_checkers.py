@@ -1,6 +1,6 @@
 """Each checker on histories made by hand: what it must not mind, and what it must."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from tests.sim.checkers.growing_versions import growing_versions
 from tests.sim.checkers.no_lost_writes import no_lost_writes
 from tests.sim.checkers.no_time_travel import no_time_travel
 from tests.sim.checkers.not_applied import not_applied
+from tests.sim.checkers.sessions_monotonic import sessions_monotonic
 from tests.sim.history import FAILED, NOT_APPLIED, OK, PENDING, UNKNOWN, Ack, History, Op
 
 KEY = b"key"
@@ -117,6 +118,46 @@ def test_a_level_below_quorum_promises_no_overlap(weak: str) -> None:
 def test_a_later_write_below_an_earlier_one_changes_nothing() -> None:
     ops = [put((1, 2), 5), put((3, 4), 1), get((5, 6), 1)]
     assert len(no_lost_writes(History(ops=ops))) == 1
+
+
+# --- sessions
+
+
+def met(*ops: Op) -> list[str]:
+    """What the checker finds when all of these are of one session."""
+    for one in ops:
+        one.token = b"token"
+    return sessions_monotonic(History(ops=list(ops)))
+
+
+def test_a_session_that_goes_forward_is_fine() -> None:
+    assert (
+        met(put((1, 2), 1), get((3, 4), 1), get((5, 6), 2), put((7, 8), 3), get((9, 10), 3)) == []
+    )
+
+
+@pytest.mark.parametrize("earlier", [put, get], ids=["write", "read"])
+@pytest.mark.parametrize("later", [0, 1])
+def test_a_session_that_goes_back_is_found(earlier: Callable[..., Op], later: int) -> None:
+    assert len(met(earlier((1, 2), 2), get((3, 4), later))) == 1
+
+
+def test_what_failed_asks_for_nothing_in_a_session() -> None:
+    assert met(put((1, 2), 2, outcome=UNKNOWN), get((3, 4), 1)) == []
+    assert met(put((1, 2), 2), get((3, 4), 0, outcome=FAILED)) == []
+
+
+def test_sessions_and_keys_have_nothing_to_do_with_each_other() -> None:
+    assert met(put((1, 2), 2), get((3, 4), 1, client="c2")) == []
+    assert met(put((1, 2), 2), get((3, 4), 1, key=b"else")) == []
+    assert sessions_monotonic(History(ops=[put((1, 2), 2), get((3, 4), 1)])) == []
+
+
+def test_what_was_deleted_since_may_leave_no_trace() -> None:
+    deleted = put((1, 2), 3, client="c2", value=None)
+    assert met(put((1, 2), 2), deleted, get((3, 4), 0)) == []
+    deleted.outcome = NOT_APPLIED
+    assert len(met(put((1, 2), 2), deleted, get((3, 4), 0))) == 1
 
 
 # --- time travel

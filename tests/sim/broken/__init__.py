@@ -16,6 +16,7 @@ from tests.sim.broken.acknowledgements import (
 from tests.sim.broken.fences import create_and_raise, no_epoch_check, no_fence, no_incarnations
 from tests.sim.broken.records import no_checksum
 from tests.sim.broken.repairs import life_without_epoch, one_source
+from tests.sim.broken.sessions import no_comparison
 from tests.sim.broken.settling import no_write_back, write_back_to_read_only
 
 
@@ -34,6 +35,7 @@ VARIANTS: dict[str, Variant] = {
     "create-and-raise": Variant(create_and_raise),
     "no-write-back": Variant(no_write_back),
     "write-back-to-read-only": Variant(write_back_to_read_only),
+    "no-session-comparison": Variant(no_comparison),
     "no-checksum": Variant(no_checksum),
     "untrusted-counted": Variant(untrusted_counted),
     "hint-counted": Variant(hint_counted),

@@ -14,6 +14,7 @@ from tests.sim.checkers.growing_versions import growing_versions
 from tests.sim.checkers.no_lost_writes import no_lost_writes
 from tests.sim.checkers.no_time_travel import no_time_travel
 from tests.sim.checkers.not_applied import not_applied
+from tests.sim.checkers.sessions_monotonic import sessions_monotonic
 from tests.sim.history import History
 
 Checker = Callable[[History], list[str]]
@@ -21,6 +22,7 @@ Checker = Callable[[History], list[str]]
 CHECKERS: tuple[Checker, ...] = (
     no_lost_writes,
     no_time_travel,
+    sessions_monotonic,
     not_applied,
     genuine,
     acknowledged_by,
