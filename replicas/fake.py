@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hiredis import Reader, ReplyError
 
 from replicas.acceptor import Acceptor, Content, decode_acceptor, encode_promise
+from replicas.fake_listing import FakeListing
 from replicas.fake_repair import FakeRepair, replace_identity
 from replicas.fence import Fence, Role, decode_fence
 from replicas.group import decode_group
@@ -46,6 +47,7 @@ class FakeReplica:
         self.run_id = run_id
         self.state = State()
         self._repair = FakeRepair(self._refuse, self._agreed_fence)
+        self._listing = FakeListing(self._refuse, self._agreed_fence)
         self._scripts: dict[str, Callable[[list[bytes], list[bytes], int], object]] = {
             "write": self._apply,
             "heal": lambda keys, args, now_ms: self._apply(keys, args, now_ms, healing=True),
@@ -62,6 +64,8 @@ class FakeReplica:
             ),
             "digest": lambda keys, args, _: self._repair.digest(self._fields(keys), keys, args),
             "entries": lambda keys, args, _: self._repair.entries(self._fields(keys), keys, args),
+            "list": lambda keys, args, _: self._listing.step(self._fields(keys), keys, args),
+            "count": lambda keys, args, _: self._listing.total(self._fields(keys), keys, args),
             "drop": lambda keys, args, _: self._repair.drop(self._fields(keys), keys, args),
             "purge": lambda keys, args, now_ms: self._repair.purge(
                 self._fields(keys), keys, args, now_ms

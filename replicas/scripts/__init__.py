@@ -16,6 +16,8 @@ Keys, arguments and replies are described at the head of each file:
     identity_replace  that of the next life              identity_replace.lua
     digest         digests of a bucket by leaf           digest.lua
     entries        keys and versions of leaves           entries.lua
+    list           keys of a bucket                      list.lua
+    count          how many                              count.lua
     drop           a joining replica's leftover          drop.lua
     purge          tombstones that nobody needs          purge.lua
 
@@ -51,6 +53,8 @@ _PARTS = {
     "identity_replace": ("identity_replace",),
     "digest": (*_WRITE, "lib/step", "digest"),
     "entries": (*_WRITE, "lib/step", "entries"),
+    "list": (*_WRITE, "lib/walk", "list"),
+    "count": (*_WRITE, "lib/walk", "count"),
     "drop": (*_WRITE, "drop"),
     "purge": (*_WRITE, "lib/acceptor", "lib/step", "purge"),
 }

@@ -23,6 +23,7 @@ from sidecar.core.health import Admission, Budget
 from sidecar.core.hints import ONLY_COPY, Hint, HintKeeper
 from sidecar.core.host import ReadUnderWay, WriteUnderWay
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
+from sidecar.core.listing import Listing, start_listing
 from sidecar.core.location import Location, location
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.peer import Peer
@@ -164,7 +165,7 @@ class Coordinator:
         """Run a read; `op.done` is called once, perhaps before this returns."""
         table = self._tables.get(op.keyspace)
         if table is None:
-            self._without_table(op)
+            self.without_table(op)
             return
         if not table.tunable:
             self._start_register(op, table)
@@ -199,7 +200,7 @@ class Coordinator:
         """Run a put or a delete; `op.done` is called once, perhaps before this returns."""
         table = self._tables.get(op.keyspace)
         if table is None:
-            self._without_table(op)
+            self.without_table(op)
             return
         if not table.tunable:
             self._start_register(op, table)
@@ -238,7 +239,7 @@ class Coordinator:
         """Write several keys together; `op.done` is called once, perhaps before this returns."""
         table = self._tables.get(op.keyspace)
         if table is None:
-            self._without_table(op)
+            self.without_table(op)
             return
         settings = table.keyspace.settings
         error = group_error(op, settings) if table.tunable else needs_tunable(settings)
@@ -247,13 +248,18 @@ class Coordinator:
         else:
             self.write(op)
 
+    def list_keys(self, op: Listing) -> None:
+        """List keys of one bucket; `op.done` is called once, perhaps before this returns."""
+        self.now = self._monotonic()
+        start_listing(self, op, self._tables.get(op.keyspace))
+
     def modify(self, op: Modify) -> None:
         """Run a change that depends on what stands; `op.done` is called once, perhaps before this
         returns.
         """
         table = self._tables.get(op.keyspace)
         if table is None:
-            self._without_table(op)
+            self.without_table(op)
         elif table.tunable:
             self.reject(op, checks.needs_linearizable(table.keyspace.settings))
         else:
@@ -396,7 +402,7 @@ class Coordinator:
 
     # --- registers
 
-    def watch(self, run: RegisterRun) -> None:
+    def watch(self, run: Run) -> None:
         """End the run at its deadline, hurry it if it is slow."""
         self._young.append(run)
 
@@ -476,7 +482,9 @@ class Coordinator:
         return op
 
     def _again(self, op: Operation) -> None:
-        if isinstance(op, Read):
+        if isinstance(op, Listing):
+            self.list_keys(op)
+        elif isinstance(op, Read):
             op.record = None
             self.read(op)
         elif isinstance(op, Modify):
@@ -563,7 +571,7 @@ class Coordinator:
             return checks.no_map()
         return checks.unknown_keyspace(keyspace, self.keyspace_names())
 
-    def _without_table(self, op: Operation) -> None:
+    def without_table(self, op: Operation) -> None:
         """No map yet: wait for it up to the deadline. A map without the keyspace: say so."""
         if self.map is not None:
             self.reject(op, self._unknown(op.keyspace))

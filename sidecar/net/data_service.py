@@ -9,10 +9,12 @@ from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import GroupItem, GroupWrite, Read, Write
+from sidecar.core.scan import Scanner
 from sidecar.core.session_ops import Session
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
+from sidecar.net.scan_service import ScanCalls
 from sidecar.net.session_calls import SESSION, open_for, start_in_session
 from sidecar.wire.grpc import Call, UnaryHandler
 
@@ -28,6 +30,7 @@ class DataService:
         self._core = core
         self._monotonic = monotonic
         self._registers = RegisterCalls(core, self.deadline)
+        self._scans = ScanCalls(core, Scanner(core, monotonic), self.deadline)
 
     def handlers(self) -> dict[bytes, UnaryHandler]:
         """Full method path -> handler."""
@@ -40,6 +43,7 @@ class DataService:
             SERVICE + b"BatchGet": self.batch_get,
             SERVICE + b"BatchWrite": self.batch_write,
             SERVICE + b"Transact": self.transact,
+            SERVICE + b"Scan": self._scans.scan,
             SERVICE + b"Locate": self.locate,
         }
 

@@ -101,7 +101,12 @@ class RespDoor:
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
         self._door = Door(
-            coordinator, command_table(), limits=self.limits, wall_ms=clock, wake=self.wake
+            coordinator,
+            command_table(),
+            limits=self.limits,
+            wall_ms=clock,
+            wake=self.wake,
+            monotonic=self.now,
         )
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []

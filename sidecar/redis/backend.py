@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
+from sidecar.core.listing import Listing
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.core.session_ops import Sessions
@@ -28,6 +29,8 @@ class Backend(Protocol):
 
     def check_write(self, op: Write, /) -> DataError | None:
         """What `write` would refuse before it sends anything; None: nothing."""
+
+    def list_keys(self, op: Listing, /) -> None: ...
 
     def modify(self, op: Modify, /) -> None: ...
 

@@ -32,11 +32,3 @@ def refuse_keys(session: Session, _args: list[bytes]) -> None:
             "keep the names you need in keys of your own"
         )
     )
-
-
-def refuse_walk(session: Session, args: list[bytes]) -> None:
-    """SCAN and DBSIZE are not there yet."""
-    name = args[0].decode("ascii").upper()
-    session.fail(
-        error(f"ERR {name} is not supported by this version: it can not walk a keyspace yet")
-    )

@@ -21,6 +21,7 @@ from sidecar.errors import DataError, Fault, Outcome
 from sidecar.wire.resp_reply import error
 
 SYNTAX = error("ERR syntax error")
+INVALID_CURSOR = error("ERR invalid cursor")
 NOT_AN_INTEGER = error("ERR value is not an integer or out of range")
 NOT_A_FLOAT = error("ERR value is not a valid float")
 NOT_FINITE = error("ERR increment would produce NaN or Infinity")

@@ -11,8 +11,10 @@ from typing import Any
 
 from buckets.bucket_map import Consistency
 from sidecar.core import session_ops
+from sidecar.core.count import Count
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
+from sidecar.core.scan import Scan, Scanner
 from sidecar.errors import DataError
 from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
@@ -93,6 +95,7 @@ class Door:
         "sessions",
         "started_at",
         "wake",
+        "walker",
         "wall_ms",
     )
 
@@ -104,8 +107,10 @@ class Door:
         limits: RespLimits,
         wall_ms: WallClock,
         wake: Callable[["Session"], None],
+        monotonic: Callable[[], float],
     ) -> None:
         self.backend = backend
+        self.walker = Scanner(backend, monotonic)
         self.commands = commands
         # Both spellings that clients use are found without folding: 60 ns less for each command.
         self.dispatch = {
@@ -189,7 +194,7 @@ class Session:
         self.on_write = self._on_write
         self.on_modified = self._on_modified
         self.backlog: deque[list[bytes]] = deque()  # parsed, and not yet dispatched
-        self.pending: deque[Read | Write | Modify | Gather | Ready] = deque()
+        self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready] = deque()
         self.gathering = 0  # unanswered keys of commands on many keys
         self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
@@ -368,7 +373,7 @@ class Session:
         self.door.counters.errors += 1
         return replies.data_error(error, note)
 
-    def mute(self, op: Read | Write | Modify) -> None:
+    def mute(self, op: Read | Write | Modify | Scan | Count) -> None:
         """Let `op` end without a reply. For callers that have seen `muted`."""
         self._swallow()
         op.done = self._on_muted
@@ -388,8 +393,8 @@ class Session:
         if self.pending and self.pending[0] is op:
             self._release()
 
-    def _on_derived(self, op: Read) -> None:
-        encode: ReadEncoder = op.tag
+    def _on_derived(self, op: Read | Scan | Count) -> None:
+        encode: Callable[[Session, Any], bytes] = op.tag
         op.tag = self.failure(op.error) if op.error is not None else encode(self, op)
         if self.pending and self.pending[0] is op:
             self._release()
@@ -415,7 +420,7 @@ class Session:
         if self.pending and self.pending[0] is op:
             self._release()
 
-    def _on_muted(self, op: Read | Write | Modify) -> None:
+    def _on_muted(self, op: Read | Write | Modify | Scan | Count) -> None:
         op.tag = b""
         if self.pending and self.pending[0] is op:
             self._release()
@@ -496,8 +501,14 @@ class Session:
             if isinstance(waiting, Gather):
                 for op in waiting.ops:
                     cancel(op)
+            elif isinstance(waiting, Scan | Count):
+                waiting.done = _unheard
             elif not isinstance(waiting, Ready):
                 cancel(waiting)
         self.backlog.clear()
         self.pending.clear()
         self.out.clear()
+
+
+def _unheard(_op: object) -> None:
+    """Who waited for it is gone."""

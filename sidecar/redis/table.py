@@ -10,6 +10,7 @@ from sidecar.redis import (
     refusals,
     server,
     tokens,
+    walks,
     writes,
 )
 from sidecar.redis.command import Command, Family, Handler
@@ -35,6 +36,12 @@ def _connection(name: str, handler: Handler, arity: int, summary: str) -> Comman
 
 def _server(name: str, handler: Handler, arity: int, summary: str) -> Command:
     return Command(name, handler, arity, Family.SERVER, summary, flags=_PLAIN, group="server")
+
+
+def _walking(name: str, handler: Handler, arity: int, summary: str) -> Command:
+    return Command(
+        name, handler, arity, Family.READ_MANY, summary, flags=("readonly",), group="generic"
+    )
 
 
 def _modifying(name: str, handler: Handler, arity: int, summary: str) -> Command:
@@ -142,8 +149,8 @@ _COMMANDS = (
     _modifying("expireat", modifies.expire, -3, "Sets the expiration of a key, Unix seconds."),
     _modifying("pexpireat", modifies.expire, -3, "The same in Unix milliseconds."),
     _modifying("persist", modifies.persist, 2, "Removes the expiration of a key."),
-    _server("scan", refusals.refuse_walk, -2, "Not supported yet."),
-    _server("dbsize", refusals.refuse_walk, 1, "Not supported yet."),
+    _walking("scan", walks.scan, -2, "Iterates over the keys of the keyspace."),
+    _walking("dbsize", walks.dbsize, 1, "Returns the number of keys, roughly."),
     _server("keys", refusals.refuse_keys, 2, "Refused: it would read every node."),
     _connection("ping", connection.ping, -1, "Returns the server's liveliness response."),
     _connection("echo", connection.echo, 2, "Returns the given string."),

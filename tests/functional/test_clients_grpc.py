@@ -241,3 +241,57 @@ def test_keys_of_one_tag_are_written_together(data: data_pb2_grpc.DataStub) -> N
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "KEYS_APART")
     assert error.fields == ["items[3].key"]
     assert error.metadata["outcome"] == "NOT_APPLIED"
+
+
+def scanned(data: data_pb2_grpc.DataStub, **how: Any) -> list[bytes]:
+    request = data_pb2.ScanRequest(**how)
+    keys: list[bytes] = []
+    while True:
+        page = data.Scan(request, timeout=5)
+        keys += [entry.key for entry in page.entries]
+        if not page.next_cursor:
+            return sorted(keys)
+        request.cursor = page.next_cursor
+
+
+def test_a_scan_gives_every_key_of_a_prefix_once(data: data_pb2_grpc.DataStub) -> None:
+    keys = sorted(b"scan/%d" % n for n in range(300))
+    items = [data_pb2.BatchWriteItem(key=key, put=key[5:]) for key in keys]
+    data.BatchWrite(data_pb2.BatchWriteRequest(items=items), timeout=5)
+    data.Delete(data_pb2.DeleteRequest(key=keys[0]), timeout=5)
+    assert scanned(data, prefix=b"scan/", page_size=70) == keys[1:]
+    assert scanned(data, prefix=b"scan/", consistency=level("ONE"), keys_only=True) == keys[1:]
+    assert set(keys[1:]) <= set(scanned(data, page_size=1000))
+    bucket = data.Locate(data_pb2.LocateRequest(key=keys[1]), timeout=5).bucket
+    in_bucket = scanned(data, prefix=b"scan/", bucket=bucket)
+    assert keys[1] in in_bucket
+    assert len(in_bucket) < len(keys)
+
+
+def test_a_prefix_with_a_tag_and_values_with_their_expiry(data: data_pb2_grpc.DataStub) -> None:
+    at_ms = int(time.time() * 1000) + 600_000
+    put = data_pb2.PutRequest(key=b"{scan-tag}/1", value=b"v", expires_at_ms=at_ms)
+    version = data.Put(put, timeout=5).version
+    page = data.Scan(data_pb2.ScanRequest(prefix=b"{scan-tag}/"), timeout=5)
+    [entry] = page.entries
+    assert (entry.key, entry.value) == (put.key, b"v")
+    assert (entry.version, entry.expires_at_ms) == (version, at_ms)
+    assert page.next_cursor == b""
+
+
+def test_a_cursor_is_refused_where_it_does_not_belong(data: data_pb2_grpc.DataStub) -> None:
+    items = [data_pb2.BatchWriteItem(key=b"cursor/%d" % n, put=b"v") for n in range(20)]
+    data.BatchWrite(data_pb2.BatchWriteRequest(items=items), timeout=5)
+    request = data_pb2.ScanRequest(prefix=b"cursor/", page_size=3)
+    request.cursor = data.Scan(request, timeout=5).next_cursor
+    assert data.Scan(request, timeout=5).entries
+    changed = bytes([request.cursor[0] ^ 1]) + request.cursor[1:]
+    for wrong in ({"cursor": changed}, {"cursor": b"x"}, {"prefix": b"c"}, {"bucket": 1}):
+        other = data_pb2.ScanRequest()
+        other.CopyFrom(request)
+        for name, value in wrong.items():
+            setattr(other, name, value)
+        with pytest.raises(grpc.RpcError) as failed:
+            data.Scan(other, timeout=5)
+        error = rich(failed.value)
+        assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["cursor"])

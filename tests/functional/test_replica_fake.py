@@ -29,6 +29,7 @@ from replicas.digest import digest_command, drop_command, entries_command, overw
 from replicas.fence import Fence, Role
 from replicas.group import encode_group
 from replicas.layout import FENCE_FIELD, IDENTITY_KEY, BucketKeys, bucket_keys, user_field
+from replicas.listing import count_command, list_command
 from replicas.purge import What, purge_command
 from replicas.record import KNOWN_FLAGS, encode_record
 from replicas.scripts import SCRIPTS
@@ -263,6 +264,9 @@ def repair_commands(draw: st.DrawFn, keys: BucketKeys, now_ms: int) -> list[byte
     return [
         digest_command(keys, epoch, life, **step),  # type: ignore[arg-type]
         entries_command(keys, epoch, life, wanted=range(draw(FEW) % leaves + 1), **step),  # type: ignore[arg-type]
+        list_command(keys, epoch, life, prefix=draw(st.sampled_from([b"", b"", b"a", b"\x00"]))),
+        list_command(keys, epoch, life, cursor=b"-1", count=draw(st.sampled_from([0, 10, 10_001]))),
+        count_command(keys, epoch, life),
         drop_command(keys, epoch, life, user_field(draw(user_keys))),
         overwrite_fence(keys, draw(fences(now_ms, (Role.JOINING, Role.OWNER))), b"entry 3"),
         pack_command(
@@ -282,6 +286,8 @@ def carry_out(subject: FakeSubject | ServerSubject, command: bytes | Poke) -> ob
         # The servers' clocks differ by the time that passed between them.
         assert abs(reply[3] - subject.now_ms()) < MINUTE_MS // 2
         return [*reply[:3], "the server's clock"]
+    if isinstance(reply, list) and len(reply) == 2 and isinstance(reply[1], list):
+        return [reply[0], sorted(reply[1])]  # a listing, as below
     if isinstance(reply, list) and len(reply) == 3 and isinstance(reply[2], list):
         flat = reply[2]  # entries: a server lists them in an order of its own
         return [*reply[:2], sorted(zip(flat[::2], flat[1::2], strict=True))]

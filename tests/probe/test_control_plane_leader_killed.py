@@ -2,7 +2,6 @@
 
 import pytest
 
-from tests.support.fault_table import Judged
 from tests.support.load import load_on
 from tests.support.local_cluster import LocalCluster, second_control_plane, wait_until
 
@@ -11,10 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.probe]
 TAKEN_OVER_WITHIN_S = 8.0
 
 
-@pytest.mark.fault(5)
-def test_the_other_instance_takes_over_and_the_sidecar_stays_served(
-    cluster: LocalCluster, judged: Judged
-) -> None:
+def test_the_other_instance_takes_over_and_the_sidecar_stays_served(cluster: LocalCluster) -> None:
     other = second_control_plane(cluster)
     both = f"{cluster.control_plane_address},{other.address}"
     cluster.sidecar.stop()
@@ -42,4 +38,4 @@ def test_the_other_instance_takes_over_and_the_sidecar_stays_served(
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    judged(history)
+    assert history.violations() == []

@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from tests.support.fault_table import Judged
 from tests.support.load import load_on
 from tests.support.local_cluster import LocalCluster, wait_until
 
@@ -15,7 +14,6 @@ SHOWN_WITHIN_S = 3.0
 
 def test_a_killed_node_costs_no_operation_and_is_shown_within_three_seconds(
     cluster: LocalCluster,
-    judged: Judged,
 ) -> None:
     with load_on(cluster) as load:
         cluster.nodes[0].kill()
@@ -30,11 +28,10 @@ def test_a_killed_node_costs_no_operation_and_is_shown_within_three_seconds(
     assert [name for name, health in shown.items() if health != "up"] == ["node-1"]
     assert any("node-1" in problem for problem in status["problems"])
     assert history.failures == []
-    judged(history)
+    assert history.violations() == []
 
 
-@pytest.mark.fault(21)
-def test_a_frozen_node_costs_no_operation(cluster: LocalCluster, judged: Judged) -> None:
+def test_a_frozen_node_costs_no_operation(cluster: LocalCluster) -> None:
     with load_on(cluster) as load:
         cluster.nodes[1].pause()
         load.run_for(1_000)
@@ -46,4 +43,4 @@ def test_a_frozen_node_costs_no_operation(cluster: LocalCluster, judged: Judged)
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    judged(history)
+    assert history.violations() == []

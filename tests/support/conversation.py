@@ -43,6 +43,7 @@ class Conversation:
             limits=self.limits,
             wall_ms=self.clock,
             wake=self._wake,
+            monotonic=lambda: self.now,
         )
         self.session = self.another()
 

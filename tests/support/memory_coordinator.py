@@ -14,10 +14,12 @@ from buckets.hashing import bucket_shift, key_hash
 from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
+from sidecar.core.listing import Listing
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.core.session_ops import Sessions
 from sidecar.core.sessions import SessionKeys
+from sidecar.core.walk import walk_hash
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 MAX_KEY_BYTES = 1024
@@ -84,6 +86,20 @@ class MemoryCoordinator:
     def check_read(self, op: Read) -> DataError | None:
         """What is wrong with the read in itself."""
         return self._refusal(op.keyspace, op.key, None) if self.has_map else None
+
+    def list_keys(self, op: Listing) -> None:
+        """Answer a listing: all keys, in one bucket."""
+        op.error = self._refusal(op.keyspace, b"key", None)
+        if op.error is None:
+            keys = self._data[op.keyspace]
+            walked = op.cursor.walked_in(1)
+            op.buckets, op.count = 1, len(keys)
+            found = ((walk_hash(key), key) for key in keys if key.startswith(op.key))
+            op.keys = sorted(entry for entry in found if entry[0] >= walked)
+        if self.held is None:
+            op.done(op)
+        else:
+            self.held.append(lambda: op.done(op))
 
     def check_write(self, op: Write) -> DataError | None:
         """What is wrong with the write in itself."""

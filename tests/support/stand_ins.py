@@ -211,6 +211,9 @@ class DataStandIn(DataServicer):
         self.asked.append(request)
         return data_pb2.BatchWriteResponse(results=[self._write(item) for item in request.items])
 
+    async def Scan(self, request: Any, context: Any) -> Any:
+        await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "not asked for by any test")
+
     async def Transact(self, request: Any, context: Any) -> Any:
         await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "not asked for by any test")
 

@@ -788,6 +788,108 @@ class TransactResponse(_message.Message):
 Global___TransactResponse: _TypeAlias = TransactResponse  # noqa: Y015
 
 @_typing.final
+class ScanRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    KEYS_ONLY_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    prefix: _builtins.bytes
+    """only keys that begin so; with a whole {tag} in it only one bucket is read"""
+    bucket: _builtins.int
+    """only this one"""
+    cursor: _builtins.bytes
+    """of the page before, on any sidecar; empty: from the beginning"""
+    page_size: _builtins.int
+    """keys, up to 1,000; 0: 100. A page of large values has fewer"""
+    consistency: Global___Consistency.ValueType
+    """of the listing of keys, and of the reading of each"""
+    timeout_ms: _builtins.int
+    """of the page"""
+    keys_only: _builtins.bool
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        prefix: _builtins.bytes = ...,
+        bucket: _builtins.int | None = ...,
+        cursor: _builtins.bytes = ...,
+        page_size: _builtins.int = ...,
+        consistency: Global___Consistency.ValueType = ...,
+        timeout_ms: _builtins.int = ...,
+        keys_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "bucket", b"bucket"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bucket", b"_bucket", "bucket", b"bucket", "consistency", b"consistency", "cursor", b"cursor", "keys_only", b"keys_only", "keyspace", b"keyspace", "page_size", b"page_size", "prefix", b"prefix", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__bucket: _TypeAlias = _typing.Literal["bucket"]  # noqa: Y015
+    _WhichOneofArgType__bucket: _TypeAlias = _typing.Literal["_bucket", b"_bucket"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__bucket) -> _WhichOneofReturnType__bucket | None: ...
+
+Global___ScanRequest: _TypeAlias = ScanRequest  # noqa: Y015
+
+@_typing.final
+class ScanResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.bytes
+    """empty: that was all"""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScanEntry]:
+        """in no order that means anything"""
+
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___ScanEntry] | None = ...,
+        next_cursor: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "next_cursor", b"next_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanResponse: _TypeAlias = ScanResponse  # noqa: Y015
+
+@_typing.final
+class ScanEntry(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    key: _builtins.bytes
+    value: _builtins.bytes
+    version: _builtins.bytes
+    expires_at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        key: _builtins.bytes = ...,
+        value: _builtins.bytes = ...,
+        version: _builtins.bytes = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms", "key", b"key", "value", b"value", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScanEntry: _TypeAlias = ScanEntry  # noqa: Y015
+
+@_typing.final
 class Failure(_message.Message):
     """One item's error inside a batch: what the same call alone would have ended with."""
 

@@ -79,6 +79,11 @@ class DataStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.FromString,
                 _registered_method=True)
+        self.Scan = channel.unary_unary(
+                '/dabbawala.v1.Data/Scan',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.FromString,
+                _registered_method=True)
         self.Locate = channel.unary_unary(
                 '/dabbawala.v1.Data/Locate',
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.LocateRequest.SerializeToString,
@@ -150,6 +155,15 @@ class DataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Scan(self, request, context):
+        """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
+        is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
+        in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Locate(self, request, context):
         """Which bucket, epoch and owners a key has, and which owner a read would take and why.
         """
@@ -199,6 +213,11 @@ def add_DataServicer_to_server(servicer, server):
                     servicer.Transact,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.SerializeToString,
+            ),
+            'Scan': grpc.unary_unary_rpc_method_handler(
+                    servicer.Scan,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.SerializeToString,
             ),
             'Locate': grpc.unary_unary_rpc_method_handler(
                     servicer.Locate,
@@ -427,6 +446,33 @@ class Data:
             '/dabbawala.v1.Data/Transact',
             protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_data__pb2.TransactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Scan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Data/Scan',
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -56,6 +56,11 @@ class DataStub:
     by every owner in one step under one version, or by none of it. A key on which something newer
     stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
     """
+    Scan: _grpc.UnaryUnaryMultiCallable[_data_pb2.ScanRequest, _data_pb2.ScanResponse]
+    """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
+    is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
+    in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
+    """
     Locate: _grpc.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
 
@@ -86,6 +91,11 @@ class DataAsyncStub(DataStub):
     """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
     by every owner in one step under one version, or by none of it. A key on which something newer
     stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+    """
+    Scan: _aio.UnaryUnaryMultiCallable[_data_pb2.ScanRequest, _data_pb2.ScanResponse]  # type: ignore[assignment]
+    """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
+    is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
+    in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
     """
     Locate: _aio.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]  # type: ignore[assignment]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
@@ -162,6 +172,17 @@ class DataServicer(metaclass=_abc_1.ABCMeta):
         """Tunable keyspaces only: keys that share a hash tag ({order-42}/lines is stored by order-42), written
         by every owner in one step under one version, or by none of it. A key on which something newer
         stands keeps it. Reads are of single keys: one at ONE may see an owner that is behind.
+        """
+
+    @_abc_1.abstractmethod
+    def Scan(
+        self,
+        request: _data_pb2.ScanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_data_pb2.ScanResponse, _abc.Awaitable[_data_pb2.ScanResponse]]:
+        """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
+        is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
+        in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
         """
 
     @_abc_1.abstractmethod

@@ -51,8 +51,6 @@ def test_what_reads_before_it_writes_is_refused_and_told_why(
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (("SCAN", "0"), b"-ERR SCAN is not supported by this version"),
-        (("DBSIZE",), b"-ERR DBSIZE is not supported by this version"),
         (("KEYS", "*"), b"-ERR KEYS is refused"),
         (("CONFIG", "SET", "save", ""), b"-ERR CONFIG SET is refused"),
         (("MULTI",), b"-ERR unknown command 'MULTI', with args beginning with: \r\n"),
