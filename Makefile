@@ -50,7 +50,7 @@ bench: setup-dev peers ## run the benchmarks: make bench ARGS="doors --json door
 models: setup peers ## check the Spin models of docs/models: make models ARGS="--full --json models.json"
 	@exec $(PY) scripts/run_models.py $(ARGS)
 
-probe: setup-dev peers ## kill, pause and restart real processes under a judged load
+probe: setup-dev peers ## kill, pause, cut off and restart real processes; prints the table of faults
 	@$(PY) -m pytest tests/probe $(ARGS)
 
 sim: setup-dev ## the data path under seeded faults in virtual time: make sim ARGS="--broken all"

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.support.dev import home
+from tests.support.fault_table import Judged
 from tests.support.history import History
 from tests.support.load import load_on, read_everything
 from tests.support.local_cluster import LocalCluster, local_cluster
@@ -12,7 +13,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.probe]
 TRUSTED_WITHIN_S = 6.0
 
 
-def test_restarts_one_after_another_cost_nothing(kept_cluster: LocalCluster) -> None:
+@pytest.mark.fault(37)
+def test_restarts_one_after_another_cost_nothing(
+    kept_cluster: LocalCluster, judged: Judged
+) -> None:
     with load_on(kept_cluster) as load:
         for node in kept_cluster.nodes:
             node.stop()
@@ -22,10 +26,13 @@ def test_restarts_one_after_another_cost_nothing(kept_cluster: LocalCluster) -> 
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    assert history.violations() == []
+    judged(history)
 
 
-def test_all_killed_at_once_have_lost_nothing_when_they_are_back_and_in_the_next_run() -> None:
+@pytest.mark.fault(4)
+def test_all_killed_at_once_have_lost_nothing_when_they_are_back_and_in_the_next_run(
+    judged: Judged,
+) -> None:
     history = History()
     with home() as at:
         with local_cluster("--data", "data", at=at) as cluster:
@@ -48,4 +55,4 @@ def test_all_killed_at_once_have_lost_nothing_when_they_are_back_and_in_the_next
             with load_on(cluster, history):
                 pass
     assert len(history.failures) == before
-    assert history.violations() == []
+    judged(history)

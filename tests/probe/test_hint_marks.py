@@ -43,6 +43,7 @@ def ready_text(cluster: LocalCluster) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.fault(17)
 def test_a_spoilt_hint_file_marks_all_buckets_and_the_sidecar_serves(three: LocalCluster) -> None:
     three.sidecar.stop()
     spoilt = state_dir(three) / "hints-0.db"
@@ -63,6 +64,7 @@ def test_a_spoilt_hint_file_marks_all_buckets_and_the_sidecar_serves(three: Loca
     wait_until(lambda: not three.sidecar_page("hints")["needs_repair"], "the mark is gone")
 
 
+@pytest.mark.fault(17)
 def test_without_a_state_dir_what_an_owner_misses_is_marked_and_any_is_refused(
     three: LocalCluster,
 ) -> None:

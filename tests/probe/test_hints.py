@@ -94,6 +94,7 @@ class Reader:
         return sorted(self.latencies)[len(self.latencies) * 99 // 100] * 1000
 
 
+@pytest.mark.fault(17)
 def test_a_node_that_missed_ten_thousand_writes_gets_them_all_from_two_lives_of_the_sidecar(
     three: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -129,6 +130,7 @@ def test_a_node_that_missed_ten_thousand_writes_gets_them_all_from_two_lives_of_
         )
 
 
+@pytest.mark.fault(17)
 def test_a_write_at_any_outlives_all_owners_and_the_sidecar(three: LocalCluster) -> None:
     for node in three.nodes:
         node.stop()
@@ -155,6 +157,7 @@ def test_a_write_at_any_outlives_all_owners_and_the_sidecar(three: LocalCluster)
     )
 
 
+@pytest.mark.fault(17)
 def test_what_a_sidecar_still_has_when_it_is_told_to_end_is_replayed_first(
     three: LocalCluster,
 ) -> None:

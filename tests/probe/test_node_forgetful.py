@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from protos.dabbawala.v1 import data_pb2
+from tests.support.fault_table import Judged
 from tests.support.load import load_on
 from tests.support.local_cluster import LocalCluster, local_cluster, wait_until
 from tests.support.rich_errors import rich
@@ -28,6 +29,7 @@ def suspect(cluster: LocalCluster, node_id: str) -> bool:
     )
 
 
+@pytest.mark.fault(3)
 def test_a_node_that_restarts_empty_beside_a_dead_one_stays_out_and_is_shown_so(
     cluster: LocalCluster,
 ) -> None:
@@ -61,6 +63,7 @@ def findings(doctor: dict[str, Any], name: str) -> list[dict[str, str]]:
     return [finding for finding in doctor["findings"] if finding["id"] == name]
 
 
+@pytest.mark.fault(3)
 def test_beside_an_empty_node_a_killed_one_makes_typed_errors_and_no_wrong_answer(
     cluster: LocalCluster,
 ) -> None:
@@ -98,7 +101,8 @@ def test_beside_an_empty_node_a_killed_one_makes_typed_errors_and_no_wrong_answe
     client.close()
 
 
-def test_a_flushed_node_is_never_read_as_not_found(cluster: LocalCluster) -> None:
+@pytest.mark.fault(19)
+def test_a_flushed_node_is_never_read_as_not_found(cluster: LocalCluster, judged: Judged) -> None:
     with load_on(cluster) as load:
         host, _, port = cluster.nodes[0].address.rpartition(":")
         with redis.Redis(host, int(port)) as node:
@@ -111,10 +115,13 @@ def test_a_flushed_node_is_never_read_as_not_found(cluster: LocalCluster) -> Non
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    assert history.violations() == []
+    judged(history)
 
 
-def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(cluster: LocalCluster) -> None:
+@pytest.mark.fault(19)
+def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(
+    cluster: LocalCluster, judged: Judged
+) -> None:
     with load_on(cluster) as load:
         for node in cluster.nodes[:2]:
             host, _, port = node.address.rpartition(":")
@@ -125,7 +132,7 @@ def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(cluster: Local
         load.run_for(1_000)
         history = load.stop()
         load.read_all()
-    assert history.violations() == []
+    judged(history)
     assert history.failures
     assert {event.error.split(" ")[0] for event in history.failures if "grpc" in event.door} <= {
         "UNAVAILABLE",
@@ -133,7 +140,10 @@ def test_two_flushed_owners_make_typed_errors_and_no_wrong_answer(cluster: Local
     }
 
 
-def test_two_nodes_with_swapped_ports_are_not_counted_and_come_back_when_swapped_back() -> None:
+@pytest.mark.fault(19)
+def test_two_nodes_with_swapped_ports_are_not_counted_and_come_back_when_swapped_back(
+    judged: Judged,
+) -> None:
     # Both in zone a: no bucket has both, so all of them keep a majority.
     with local_cluster("--data", "data") as cluster, load_on(cluster) as load:
         first, second = cluster.parts["node-1"], cluster.parts["node-4"]
@@ -155,7 +165,7 @@ def test_two_nodes_with_swapped_ports_are_not_counted_and_come_back_when_swapped
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    assert history.violations() == []
+    judged(history)
 
 
 def start_at_the_others_port(first: Any, second: Any) -> None:

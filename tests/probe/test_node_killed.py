@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tests.support.fault_table import Judged
 from tests.support.load import load_on
 from tests.support.local_cluster import LocalCluster, wait_until
 
@@ -14,6 +15,7 @@ SHOWN_WITHIN_S = 3.0
 
 def test_a_killed_node_costs_no_operation_and_is_shown_within_three_seconds(
     cluster: LocalCluster,
+    judged: Judged,
 ) -> None:
     with load_on(cluster) as load:
         cluster.nodes[0].kill()
@@ -28,10 +30,11 @@ def test_a_killed_node_costs_no_operation_and_is_shown_within_three_seconds(
     assert [name for name, health in shown.items() if health != "up"] == ["node-1"]
     assert any("node-1" in problem for problem in status["problems"])
     assert history.failures == []
-    assert history.violations() == []
+    judged(history)
 
 
-def test_a_frozen_node_costs_no_operation(cluster: LocalCluster) -> None:
+@pytest.mark.fault(21)
+def test_a_frozen_node_costs_no_operation(cluster: LocalCluster, judged: Judged) -> None:
     with load_on(cluster) as load:
         cluster.nodes[1].pause()
         load.run_for(1_000)
@@ -43,4 +46,4 @@ def test_a_frozen_node_costs_no_operation(cluster: LocalCluster) -> None:
         history = load.stop()
         load.read_all()
     assert history.failures == []
-    assert history.violations() == []
+    judged(history)

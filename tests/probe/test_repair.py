@@ -9,6 +9,8 @@ import redis
 from control_plane.controllers.status import natural
 from replicas.layout import bucket_keys, user_field
 from replicas.record import decode_record
+from tests.support.fault_table import Judged
+from tests.support.history import History
 from tests.support.load import Load, load_on
 from tests.support.local_cluster import LocalCluster, wait_until
 from tests.support.replica_records import flip
@@ -46,11 +48,11 @@ def repaired(cluster: LocalCluster, *arguments: str) -> dict[str, Any]:
     return job
 
 
-def judged(load: Load) -> None:
+def ended(load: Load) -> History:
     history = load.stop()
     load.read_all()
     assert history.failures == []
-    assert history.violations() == []
+    return history
 
 
 def all_equal(cluster: LocalCluster) -> None:
@@ -70,8 +72,9 @@ def all_equal(cluster: LocalCluster) -> None:
         assert copies[0] == copies[1] == copies[2], key
 
 
+@pytest.mark.fault(3)
 def test_a_node_that_restarts_empty_under_load_is_back_in_its_next_incarnation(
-    cluster: LocalCluster,
+    cluster: LocalCluster, judged: Judged
 ) -> None:
     with load_on(cluster) as load:
         restart_empty(cluster, "node-1")
@@ -80,13 +83,14 @@ def test_a_node_that_restarts_empty_under_load_is_back_in_its_next_incarnation(
         wait_back(cluster, "node-1")
         assert time.monotonic() - began < BACK_WITHIN_S
         load.run_for(1_000)
-        judged(load)
+        judged(ended(load))
     assert incarnation(cluster, "node-1") == 2
     all_equal(cluster)
 
 
+@pytest.mark.fault(3)
 def test_a_control_plane_killed_again_and_again_still_brings_the_node_back(
-    cluster: LocalCluster,
+    cluster: LocalCluster, judged: Judged
 ) -> None:
     with load_on(cluster) as load:
         restart_empty(cluster, "node-2")
@@ -99,7 +103,7 @@ def test_a_control_plane_killed_again_and_again_still_brings_the_node_back(
             wait_until(lambda: answers(cluster), "the control plane is back")
         wait_back(cluster, "node-2")
         load.run_for(500)
-        judged(load)
+        judged(ended(load))
     all_equal(cluster)
 
 
@@ -117,7 +121,10 @@ def answers(cluster: LocalCluster) -> bool:
         return False
 
 
-def test_a_flipped_byte_is_found_and_healed_while_writes_go_on(cluster: LocalCluster) -> None:
+@pytest.mark.fault(29)
+def test_a_flipped_byte_is_found_and_healed_while_writes_go_on(
+    cluster: LocalCluster, judged: Judged
+) -> None:
     with load_on(cluster) as load:
         client = redis.Redis(port=cluster.redis_port)
         keys = [f"quiet-{number}".encode() for number in range(200)]
@@ -140,4 +147,4 @@ def test_a_flipped_byte_is_found_and_healed_while_writes_go_on(cluster: LocalClu
         assert record.value == b"of " + keys[7]
         assert client.get(keys[7]) == b"of " + keys[7]
         client.close()
-        judged(load)
+        judged(ended(load))

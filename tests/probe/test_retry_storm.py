@@ -80,6 +80,7 @@ def keys_of(cluster: LocalCluster, dead: set[str], count: int) -> list[str]:
     raise AssertionError("no such bucket")
 
 
+@pytest.mark.fault(33)
 def test_a_retry_storm_on_a_frozen_group_ends_soon_after_the_repair(cluster: LocalCluster) -> None:
     dead = cluster.nodes[0], cluster.nodes[1]
     keys = keys_of(cluster, {node.name for node in dead}, 20)
