@@ -11,12 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hiredis import ReplyError
 
 from bench.doors_cluster import Cluster, local_cluster
-from bench.doors_programs import BenchFailed, wait_until
+from bench.doors_programs import BenchFailed, Usage, wait_until
 from bench.doors_wire import Conversation, answers, conversation, key_of, load_keys, value_of
 from bench.report import Figure, Report, publish
 
@@ -25,7 +26,10 @@ PIPELINE = 16
 DATABASE = 12
 MOST_OF_A_QUORUM_READ = 1.3
 _CREATE = "from control_plane.cli.main import main; main()"
+TURNS = 9
+READ_AT_QUORUM, READ_LINEARIZABLE = "read, tunable QUORUM", "read, linearizable"
 Command = tuple[bytes, ...]
+Kinds = dict[str, tuple[int, list[Command]]]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         local_cluster(Path(folder)) as cluster,
     ):
         _create(cluster)
-        figures = measure(cluster.redis_port, chosen.rounds)
+        figures = measure(cluster, chosen.rounds)
     publish(Report("linearizable", figures), chosen.json)
     return int(any(figure.reached is False for figure in figures))
 
@@ -68,30 +72,40 @@ def _served(port: int) -> Callable[[], bool]:
     return served
 
 
-def measure(port: int, rounds: int) -> list[Figure]:
-    """Latency one at a time, throughput with 16 in a pipeline; the two modes in turn."""
+def measure(cluster: Cluster, rounds: int) -> list[Figure]:
+    """Latency one at a time; throughput, and what the sidecar spends, with 16 in a pipeline."""
+    port = cluster.redis_port
     for database in (0, DATABASE):
         load_keys(port, database, KEYS)
-    kinds: dict[str, tuple[int, list[Command]]] = {
-        "read, tunable QUORUM": (0, [(b"GET", key_of(n)) for n in range(KEYS)]),
-        "read, linearizable": (DATABASE, [(b"GET", key_of(n)) for n in range(KEYS)]),
-        "put, tunable QUORUM": (0, [(b"SET", key_of(n), value_of(n)) for n in range(KEYS)]),
-        "put, linearizable": (DATABASE, [(b"SET", key_of(n), value_of(n)) for n in range(KEYS)]),
+    reads: list[Command] = [(b"GET", key_of(n)) for n in range(KEYS)]
+    writes: list[Command] = [(b"SET", key_of(n), value_of(n)) for n in range(KEYS)]
+    kinds: Kinds = {
+        READ_AT_QUORUM: (0, reads),
+        READ_LINEARIZABLE: (DATABASE, reads),
+        "put, tunable QUORUM": (0, writes),
+        "put, linearizable": (DATABASE, writes),
         "compare-and-set": (DATABASE, [_swap(n) for n in range(KEYS)]),
         "increment": (DATABASE, [(b"INCR", b"counter:%d" % n) for n in range(KEYS)]),
         "increment of one key": (DATABASE, [(b"INCR", b"counter")] * KEYS),
     }
     latencies = _latencies(port, kinds, rounds)
+    paces = _paces(port, Usage(cluster.sidecar_pid), kinds, rounds)
     figures: list[Figure] = []
-    for name, (database, commands) in kinds.items():
-        p50_us = statistics.median(latencies[name]) * 1e6
-        p99_us = statistics.quantiles(latencies[name], n=100)[98] * 1e6
-        figures += [Figure(f"{name}, p50", p50_us, "us"), Figure(f"{name}, p99", p99_us, "us")]
-        figures.append(Figure(f"{name}, throughput", _rate(port, database, commands, rounds), "/s"))
-    by_name = {name: statistics.median(found) for name, found in latencies.items()}
-    ratio = by_name["read, linearizable"] / by_name["read, tunable QUORUM"]
-    title = "uncontended linearizable read over QUORUM read, p50"
-    return [*figures, Figure(title, ratio, "x", MOST_OF_A_QUORUM_READ)]
+    for name in kinds:
+        found_us = [latency_s * 1e6 for latency_s in latencies[name]]
+        figures.append(Figure(f"{name}, p50", statistics.median(found_us), "us"))
+        figures.append(Figure(f"{name}, p99", statistics.quantiles(found_us, n=100)[98], "us"))
+        figures.append(Figure(f"{name}, throughput", paces[name].per_s(), "/s"))
+        figures.append(Figure(f"{name}, CPU of the sidecar", paces[name].cpu_us(), "us"))
+    p50_s = {name: statistics.median(found) for name, found in latencies.items()}
+    for what, ratio in (
+        ("p50", p50_s[READ_LINEARIZABLE] / p50_s[READ_AT_QUORUM]),
+        ("time in pipelines", paces[READ_AT_QUORUM].per_s() / paces[READ_LINEARIZABLE].per_s()),
+        ("CPU in pipelines", paces[READ_LINEARIZABLE].cpu_us() / paces[READ_AT_QUORUM].cpu_us()),
+    ):
+        title = f"uncontended linearizable read over QUORUM read, {what}"
+        figures.append(Figure(title, ratio, "x", MOST_OF_A_QUORUM_READ))
+    return figures
 
 
 def _swap(number: int) -> Command:
@@ -99,9 +113,7 @@ def _swap(number: int) -> Command:
     return (b"SET", key_of(number), value, b"IFEQ", value)
 
 
-def _latencies(
-    port: int, kinds: dict[str, tuple[int, list[Command]]], rounds: int
-) -> dict[str, list[float]]:
+def _latencies(port: int, kinds: Kinds, rounds: int) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {name: [] for name in kinds}
     with conversation(port) as tunable, conversation(port, DATABASE) as linearizable:
         for turn in range(rounds):
@@ -113,13 +125,37 @@ def _latencies(
     return found
 
 
-def _rate(port: int, database: int, commands: list[Command], rounds: int) -> float:
-    with conversation(port, database) as talk:
-        began = time.perf_counter()
-        for first in range(0, rounds, PIPELINE):
-            at = first % (KEYS - PIPELINE)
-            _asked(talk, commands[at : at + PIPELINE])
-        return rounds / (time.perf_counter() - began)
+@dataclass(slots=True)
+class _Pace:
+    """What one kind of operation took in pipelines: seconds per operation of each turn, and CPU."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+    operations: int = 0
+
+    def per_s(self) -> float:
+        return 1 / statistics.median(self.seconds)
+
+    def cpu_us(self) -> float:
+        return self.cpu_s / self.operations * 1e6
+
+
+def _paces(port: int, sidecar: Usage, kinds: Kinds, rounds: int) -> dict[str, _Pace]:
+    """All kinds in turn, several times: what else the machine does falls on all of them."""
+    paces = {name: _Pace() for name in kinds}
+    with conversation(port) as tunable, conversation(port, DATABASE) as linearizable:
+        for _ in range(TURNS):
+            for name, (database, commands) in kinds.items():
+                pace, talk = paces[name], linearizable if database else tunable
+                began, spent = time.perf_counter(), sidecar.cpu_s()
+                for first in range(0, rounds, PIPELINE):
+                    at = first % (KEYS - PIPELINE)
+                    _asked(talk, commands[at : at + PIPELINE])
+                done = -(-rounds // PIPELINE) * PIPELINE
+                pace.seconds.append((time.perf_counter() - began) / done)
+                pace.cpu_s += sidecar.cpu_s() - spent
+                pace.operations += done
+    return paces
 
 
 def _asked(talk: Conversation, commands: list[Command]) -> None:

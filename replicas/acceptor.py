@@ -135,11 +135,55 @@ def encode_promise(acceptor: Acceptor, ballot: bytes) -> bytes:
 
 def decode_acceptor(raw: bytes) -> Acceptor | None:
     """The state in `raw`; None: checksum or form is wrong, or it is of the tunable mode."""
-    if len(raw) < CHECKSUM_BYTES + _BODY.size or sha1(raw[8:]).digest()[:8] != raw[:8]:
+    head = _head(raw)
+    return Acceptor(head.promise, head.accepted, raw) if head is not None else None
+
+
+class Standing(NamedTuple):
+    """What stands in a register; `value` None: nothing, since version `changed`."""
+
+    value: bytes | None
+    changed: bytes
+    expires_at_ms: int
+    ballot: bytes
+
+
+def decode_standing(raw: bytes, now_ms: int) -> Standing | None:
+    """What stands, if a majority holds these very bytes.
+
+    None: they do not say so alone, since they are damaged, a change is in flight (the promise is
+    later than what is accepted), or the value is due to expire. Half the work of decode_acceptor:
+    what was decided lately is not looked at.
+    """
+    head = _head(raw)
+    if head is None or head.promise != head.accepted:
         return None
-    accepted, flags, expires_at_ms, promise, changed, forgotten_ms, count = _BODY.unpack_from(
-        raw, CHECKSUM_BYTES
-    )
+    if head.flags & FLAG_TOMBSTONE:
+        return Standing(None, head.changed, 0, head.accepted)
+    if 0 < head.expires_at_ms <= now_ms:
+        return None
+    value = raw[ACCEPTOR_BYTES + head.ids * _ID.size :]
+    return Standing(value, head.changed, head.expires_at_ms, head.accepted)
+
+
+class _Head(NamedTuple):
+    """The fields of fixed size, in their order in the record."""
+
+    accepted: bytes
+    flags: int
+    expires_at_ms: int
+    promise: bytes
+    changed: bytes
+    forgotten_ms: int
+    ids: int
+
+
+def _head(raw: bytes) -> _Head | None:
+    """None: checksum or form is wrong, or it is of the tunable mode."""
+    if len(raw) < ACCEPTOR_BYTES or sha1(raw[8:]).digest()[:8] != raw[:8]:
+        return None
+    fields = _BODY.unpack_from(raw, CHECKSUM_BYTES)
+    accepted, flags, expires_at_ms, promise, changed, forgotten_ms, count = fields
     kind = flags - FLAG_LINEARIZABLE
     value_at = ACCEPTOR_BYTES + count * _ID.size
     if kind not in KINDS or count > MAX_IDS or len(raw) < value_at:
@@ -152,13 +196,12 @@ def decode_acceptor(raw: bytes) -> Acceptor | None:
         return None
     if accepted == ZERO_VERSION and (kind != FLAG_TOMBSTONE or count):
         return None
-    return Acceptor(promise, accepted, raw)
+    return _Head._make(fields)
 
 
 def _parse_content(raw: bytes) -> Content:
-    _, flags, expires_at_ms, _, changed, forgotten_ms, count = _BODY.unpack_from(
-        raw, CHECKSUM_BYTES
-    )
+    fields = _BODY.unpack_from(raw, CHECKSUM_BYTES)
+    _, flags, expires_at_ms, _, changed, forgotten_ms, count = fields
     value_at = ACCEPTOR_BYTES + count * _ID.size
     decided = tuple(map(Decided._make, _ID.iter_unpack(raw[ACCEPTOR_BYTES:value_at])))
     value = None if flags & FLAG_TOMBSTONE else raw[value_at:]

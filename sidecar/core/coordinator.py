@@ -28,8 +28,8 @@ from sidecar.core.location import Location, location
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.read import ReadRun, SampledReadRun
+from sidecar.core.register_host import RegisterUnderWay
 from sidecar.core.register_op import Modify
-from sidecar.core.register_run import RegisterRun
 from sidecar.core.registers import Registers
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.session_ops import Sessions
@@ -37,7 +37,7 @@ from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 Operation = Read | Write | Modify
-Run = ReadRun | WriteRun | RegisterRun
+Run = ReadRun | WriteRun | RegisterUnderWay
 UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent

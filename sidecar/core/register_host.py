@@ -4,7 +4,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Protocol
 
-from replicas.register import Done
+from replicas.changes import Current
 from replicas.version import HybridClock
 from sidecar.core.counters import Counters
 from sidecar.core.host import Run
@@ -16,15 +16,30 @@ from sidecar.errors import Fault, Outcome, Reason
 
 
 class RegisterUnderWay(Run, Protocol):
-    """An operation on a register; `op` is None once it has ended."""
+    """An operation on a register."""
 
-    op: Read | Write | Modify | None
     operation_id: bytes
     has_turn: bool
 
     @property
+    def op(self) -> Read | Write | Modify | None:
+        """None once it has ended."""
+
+    @property
     def is_read(self) -> bool:
         """Whether it changes nothing."""
+
+    def end(self) -> Read | Write | Modify | None:
+        """End it; gives what `op` was."""
+
+    def slow_at(self) -> float:
+        """Loop time from which on it may be hurried."""
+
+    def hurry(self) -> bool:
+        """It is slow; False: not now, try again later."""
+
+    def timed_out(self) -> None:
+        """The deadline passed."""
 
     def outcome(self) -> Outcome | None:
         """What can be proved of it if it ends now; None: a read."""
@@ -82,8 +97,11 @@ class RegisterHost(Protocol):
     def await_links(self, run: RegisterUnderWay) -> None:
         """Owners were never connected to yet: wait for that."""
 
-    def finish_read(self, run: RegisterUnderWay, op: Read, done: Done) -> None:
-        """Answer a read."""
+    def take_over(self, run: RegisterUnderWay) -> None:
+        """Start `run` in place of the one whose operation it has."""
+
+    def finish_read(self, run: RegisterUnderWay, op: Read, current: Current | None) -> None:
+        """Answer a read with what stands."""
 
     def finish(self, run: RegisterUnderWay) -> None:
         """Answer a change."""

@@ -33,9 +33,13 @@ class RegisterRoute:
             write_prefix(keys, route.epoch, i, script=accept) for i in incarnations
         )
 
+    def first_to_read(self, health_age: int) -> tuple[int, ...]:
+        """A majority to read from, as far as there is one; the best first, in turn."""
+        return self.route.first_to_read(Consistency.QUORUM, self.read, health_age)
+
     def slots(self, health_age: int) -> Slots:
         """Whom to ask, the best to read first."""
-        order = self.route.first_to_read(Consistency.QUORUM, self.read, health_age)
+        order = self.first_to_read(health_age)
         rest = tuple(slot for slot in range(len(self.route.peers)) if slot not in order)
         return Slots(self.write, self.read, order + rest)
 

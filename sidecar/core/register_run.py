@@ -86,6 +86,11 @@ class RegisterRun:
         """Whether it changes nothing."""
         return isinstance(self.op, Read)
 
+    def end(self) -> Read | Write | Modify | None:
+        """End it; gives the operation that it had."""
+        op, self.op = self.op, None
+        return op
+
     # --- events
 
     def start(self) -> None:
@@ -279,7 +284,7 @@ class RegisterRun:
         result = self._result(done)
         self.decided = done.decided
         if isinstance(op, Read):
-            self.host.finish_read(self, op, done)
+            self.host.finish_read(self, op, done.current)
         elif result is TOO_LARGE:
             limit = self.route.settings.max_value_bytes
             self._fail(Reason.VALUE_TOO_LARGE, Fault.CALLER, f"{TOO_LARGE}: {limit} bytes")

@@ -13,8 +13,9 @@ from random import Random
 from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency, Mode
+from replicas.changes import Current
 from replicas.record import Record
-from replicas.register import Done, backoff_ms
+from replicas.register import backoff_ms
 from replicas.version import WRITER_BYTES, ZERO_VERSION, HybridClock
 from sidecar.core import checks
 from sidecar.core.counters import Counters, LatencyHistogram
@@ -22,6 +23,7 @@ from sidecar.core.health import Budget
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_host import RegisterUnderWay
 from sidecar.core.register_op import Modify, operation_id_error
+from sidecar.core.register_read import RegisterRead
 from sidecar.core.register_route import RegisterRoute
 from sidecar.core.register_run import RegisterRun
 from sidecar.core.route import Route
@@ -51,7 +53,7 @@ class Core(Protocol):
     def learn(self, raw_entry: object) -> None:
         """A refusal carried the bucket's present map entry."""
 
-    def watch(self, run: RegisterRun) -> None:
+    def watch(self, run: RegisterUnderWay) -> None:
         """End the run at its deadline, hurry it if it is slow."""
 
     def await_connection(self, op: Operation) -> None:
@@ -96,17 +98,19 @@ class Registers:
             self.counters.reads += 1
         else:
             self.counters.writes += 1
-        run = RegisterRun(self, op, route)
         self._core.active += 1
-        self._core.watch(run)
         queue = self._turns.get((op.keyspace, op.key))
-        if queue is not None:
-            queue.append(run)
+        if isinstance(op, Read) and queue is None:
+            self.take_over(RegisterRead(self, op, route))
             return
-        if not run.is_read:
+        run = RegisterRun(self, op, route)
+        if queue is None:
             self._turns[op.keyspace, op.key] = deque()
             run.has_turn = True
-        run.start()
+            self.take_over(run)
+        else:
+            self._core.watch(run)
+            queue.append(run)
 
     def _error(self, op: Operation, route: Route) -> DataError | None:
         settings = route.settings
@@ -202,9 +206,13 @@ class Registers:
         if op is not None:
             self._core.await_connection(op)
 
-    def finish_read(self, run: RegisterUnderWay, op: Read, done: Done) -> None:
+    def take_over(self, run: RegisterUnderWay) -> None:
+        """Start `run`, perhaps in place of the one whose operation it has."""
+        self._core.watch(run)
+        run.start()
+
+    def finish_read(self, run: RegisterUnderWay, op: Read, current: Current | None) -> None:
         """Answer a read with what stands."""
-        current = done.current
         if current is not None and current.version != ZERO_VERSION:
             op.version = current.version
         op.record = None
@@ -238,10 +246,9 @@ class Registers:
     # --- turns
 
     def _end(self, run: RegisterUnderWay) -> Operation | None:
-        op = run.op
+        op = run.end()
         if op is None:
             return None
-        run.op = None
         self._core.active -= 1
         if run.has_turn:
             self._hand_over((op.keyspace, op.key))

@@ -13,6 +13,7 @@ from replicas.acceptor import (
     Content,
     Decided,
     decode_acceptor,
+    decode_standing,
     encode_acceptor,
     encode_promise,
     id_time_ms,
@@ -63,6 +64,23 @@ def test_a_promise_changes_nothing_else(content: Content) -> None:
     assert promised != accepted
 
 
+@given(contents(), times)
+def test_what_stands_is_what_is_accepted_until_it_is_due(content: Content, now_ms: int) -> None:
+    standing = decode_standing(encode_acceptor(BALLOT, content), now_ms)
+    if content.due(now_ms):
+        assert standing is None
+    else:
+        expires_at_ms = content.expires_at_ms if content.value is not None else 0
+        assert standing == (content.value, content.changed, expires_at_ms, BALLOT)
+
+
+@given(contents())
+def test_beside_a_later_promise_nothing_is_said_to_stand(content: Content) -> None:
+    accepted = decode_acceptor(encode_acceptor(BALLOT, content))
+    assert accepted is not None
+    assert decode_standing(encode_promise(accepted, LATER), 0) is None
+
+
 def test_the_first_promise_says_that_nothing_was_accepted() -> None:
     raw = encode_promise(UNTOUCHED, BALLOT)
     assert len(raw) == ACCEPTOR_BYTES
@@ -78,6 +96,7 @@ def test_the_first_promise_says_that_nothing_was_accepted() -> None:
 @given(st.integers(0, len(encode_acceptor(BALLOT, FULL)) - 1))
 def test_a_flipped_bit_anywhere_makes_it_none(position: int) -> None:
     raw = flip(encode_acceptor(BALLOT, FULL), position)
+    assert decode_standing(raw, 0) is None
     assert decode_acceptor(raw) is None
     assert decode_record(raw) is None
 
