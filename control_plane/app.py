@@ -114,6 +114,8 @@ class App:
                 detail=sidecar.detail,
                 connected_since_ms=sidecar.connected_since_ms,
                 version=sidecar.version,
+                clock_skew_ms=sidecar.clock_skew_ms,
+                clock_problem=sidecar.clock_problem,
             )
             for sidecar in self._xds.sidecars()
         ]

@@ -23,6 +23,8 @@ declare -A packages=(
     # the models: spin writes a verifier in C, which gcc compiles
     [spin]=spin
     [gcc]=gcc
+    # clocks that are wrong and step: for the sidecars of the probes
+    [faketime]=faketime
     [/usr/include/stdio.h]=libc6-dev
 )
 

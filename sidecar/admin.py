@@ -80,10 +80,14 @@ class _Pages:
         missing = self._source.ready()
         if missing:
             return PlainTextResponse(f"not ready: {missing}\n", status_code=503)
-        hints = self._source.stats().hints
+        stats = self._source.stats()
+        hints = stats.hints
+        lines = ["ready"]
         if hints.state != "on":  # it serves; but what an owner misses now is found by repair alone
-            return PlainTextResponse(f"ready\nhints {hints.state}: {hints.problem}\n")
-        return PlainTextResponse("ready\n")
+            lines.append(f"hints {hints.state}: {hints.problem}")
+        if stats.clock.problem:
+            lines.append(f"clock {stats.clock.state}: {stats.clock.problem}")
+        return PlainTextResponse("\n".join(lines) + "\n")
 
     async def live(self, request: Request) -> Response:
         return PlainTextResponse("live\n")

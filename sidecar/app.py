@@ -22,7 +22,7 @@ from sidecar.data_path import DataPath
 from sidecar.listeners import Listeners, address_of, bind_tcp, bind_unix
 from sidecar.ports_file import write_ports
 from sidecar.state_folder import claim
-from sidecar.stats import WorkerStats, add_up
+from sidecar.stats import WorkerStats, add_up, clock_stats
 from sidecar.workers import Repaired, Worker, WorkerOrder
 
 log = structlog.get_logger()
@@ -68,7 +68,16 @@ class Sidecar:
             version=importlib.metadata.version("dabbawala"),
         )
         state = Path(config.state_dir) / MAP_FILE if config.state_dir else None
-        return MapFeed(identity, config.control_planes, self._adopt, path=state)
+        return MapFeed(
+            identity, config.control_planes, self._adopt, path=state, report=self._report
+        )
+
+    def _report(self) -> dict[str, float | str]:
+        clock = clock_stats(self._path.core.clocks)
+        if clock.skew_ms is None:
+            return {}
+        # Rounded, so that noise is no news.
+        return {"clock_skew_ms": round(clock.skew_ms, -1), "clock_problem": clock.problem}
 
     def _make_workers(self) -> list[Worker]:
         listeners = self._listeners

@@ -61,11 +61,12 @@ class DataPath:
             default_timeout_ms=config.default_timeout_ms,
         )
         self.core.sessions.keys = session_keys(config, worker)
-        self.hints = Hinting(config, worker, self.core, wall_ms=wall_ms, monotonic=time.monotonic)
+        time_ms = self.core.clocks.time_ms  # the wall clock, unless the replicas contradict it
+        self.hints = Hinting(config, worker, self.core, wall_ms=time_ms, monotonic=time.monotonic)
         self.health = HealthService()
         self.grpc_door = self._make_grpc_door()
         limits = RespLimits(connections=config.max_connections)
-        self.redis_door = RespDoor(self.core, limits, wall_ms)  # needs the running loop
+        self.redis_door = RespDoor(self.core, limits, time_ms)  # needs the running loop
         self._links: Links | None = None
         self._learn = learn
         self._servers: list[asyncio.Server] = []

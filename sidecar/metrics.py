@@ -63,6 +63,7 @@ class _Families(Collector):
         yield from self._doors()
         yield from self._nodes()
         yield from self._hints()
+        yield from self._clock()
         yield from self._gauges()
 
     def _doors(self) -> Iterator[Metric]:
@@ -87,6 +88,9 @@ class _Families(Collector):
         latency = GaugeMetricFamily(
             "dabbawala_node_latency_seconds", "Moving average", labels=labels
         )
+        clock = GaugeMetricFamily(
+            "dabbawala_node_clock_skew_ms", "Its clock minus the median of all nodes", labels=labels
+        )
         for node in self._stats.nodes:
             label = [node.id, node.zone]
             for name, family in counts.items():
@@ -94,7 +98,9 @@ class _Families(Collector):
             up.add_metric(label, float(node.health == "connected"))
             last.add_metric(label, float(node.read_last))
             latency.add_metric(label, node.latency_ms / 1000)
-        yield from (*counts.values(), up, last, latency)
+            if node.clock_ms is not None:
+                clock.add_metric(label, node.clock_ms)
+        yield from (*counts.values(), up, last, latency, clock)
 
     def _hints(self) -> Iterator[Metric]:
         hints = self._stats.hints
@@ -121,6 +127,18 @@ class _Families(Collector):
             ("needs_repair_buckets", "Buckets that lost a hint", len(hints.marks)),
         ):
             yield GaugeMetricFamily(f"dabbawala_{name}", text, value=number)
+
+    def _clock(self) -> Iterator[Metric]:
+        clock = self._stats.clock
+        skew = GaugeMetricFamily(
+            "dabbawala_clock_skew_ms", "This clock minus the median of the nodes' clocks"
+        )
+        if clock.skew_ms is not None:
+            skew.add_metric([], clock.skew_ms)
+        yield skew
+        yield GaugeMetricFamily(
+            "dabbawala_clock_good", "0: it is not the source of versions", value=not clock.problem
+        )
 
     def _gauges(self) -> Iterator[Metric]:
         stats = self._stats

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from sidecar.background.hint_ledger import HintsView
+from sidecar.core.clocks import Clocks, skewed_text
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.counters import LATENCY_BUCKETS
 from sidecar.hint_stats import merge_hints
@@ -31,7 +32,26 @@ class NodeStats(msgspec.Struct):
     writes: int
     errors: int
     latency_ms: float
+    clock_ms: float | None = None  # its clock minus the median of all nodes; None: not measured
     read_last: bool = False  # it stalled or mostly failed: others are read first
+
+
+class ClockStats(msgspec.Struct):
+    """This process's clock beside those of its replicas; see core/clocks.py."""
+
+    state: str
+    skew_ms: float | None  # minus the median of the nodes' clocks; None: not measured
+    measured: int  # nodes that said their time lately
+    nodes: int
+    tolerance_ms: int
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, for people; empty: nothing."""
+        if self.skew_ms is None or abs(self.skew_ms) <= self.tolerance_ms:
+            return ""
+        goes = "versions are refused" if self.state == "refusing" else "theirs is used instead"
+        return f"its clock is {skewed_text(self.skew_ms)}; {goes}"
 
 
 class WorkerStats(msgspec.Struct):
@@ -47,6 +67,7 @@ class WorkerStats(msgspec.Struct):
     redis: dict[str, int]
     nodes: list[NodeStats]
     hints: HintsView
+    clock: ClockStats
     active: int
     map_revision: int
     resident_bytes: int
@@ -101,16 +122,33 @@ def worker_stats(
                 writes=peer.writes,
                 errors=peer.errors,
                 latency_ms=round(peer.latency_s * 1000, 3),
+                clock_ms=_rounded(core.clocks.node_skew_ms(peer.clock)),
                 read_last=peer.breaker.demoted,
             )
             for peer in core.peers.values()
         ],
         hints=hints,
+        clock=clock_stats(core.clocks),
         active=core.active,
         map_revision=core.map.revision if core.map is not None else 0,
         resident_bytes=resident_bytes(),
         uptime_s=round(time.monotonic() - _STARTED, 3),
     )
+
+
+def clock_stats(clocks: Clocks) -> ClockStats:
+    """The clock of this process."""
+    return ClockStats(
+        state=clocks.state.value,
+        skew_ms=_rounded(clocks.skew_ms),
+        measured=clocks.measured,
+        nodes=clocks.nodes,
+        tolerance_ms=clocks.tolerance_ms,
+    )
+
+
+def _rounded(value_ms: float | None) -> float | None:
+    return None if value_ms is None else round(value_ms, 1)
 
 
 def resident_bytes() -> int:
@@ -141,6 +179,8 @@ def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
         total.resident_bytes += other.resident_bytes
         total.workers += other.workers
         total.hints = merge_hints(total.hints, other.hints)
+        if abs(other.clock.skew_ms or 0.0) > abs(total.clock.skew_ms or 0.0):
+            total.clock = other.clock  # one host has one clock: the worst that was seen of it
         _add_nodes(total, other)
     return total
 

@@ -91,7 +91,7 @@ def _after_status(response: admin_pb2.StatusResponse) -> list[str]:
 def _sidecar_table(sidecars: Iterable[admin_pb2.SidecarStatus], now_ms: int) -> Table:
     return table(
         "sidecars",
-        ("ID", "ZONE", "ADDRESS", "MAP", "REVISION>", "CONNECTED>", "DETAIL"),
+        ("ID", "ZONE", "ADDRESS", "MAP", "REVISION>", "CLOCK>", "CONNECTED>", "DETAIL"),
         (
             (
                 one.id,
@@ -99,12 +99,18 @@ def _sidecar_table(sidecars: Iterable[admin_pb2.SidecarStatus], now_ms: int) -> 
                 one.address,
                 coloured(one.state),
                 one.map_revision,
+                _clock_text(one),
                 age_text(one.connected_since_ms, now_ms),
-                one.detail,
+                "; ".join(filter(None, (one.detail, one.clock_problem))),
             )
             for one in sidecars
         ),
     )
+
+
+def _clock_text(sidecar: admin_pb2.SidecarStatus) -> str:
+    """How far it is from the median of the nodes' clocks."""
+    return f"{sidecar.clock_skew_ms:+.0f} ms" if sidecar.HasField("clock_skew_ms") else "-"
 
 
 def sidecars(

@@ -1,6 +1,7 @@
 """Findings with a cause and a fix, for `doctor`. Pure."""
 
 from collections.abc import Iterator, Mapping
+from statistics import median
 from typing import Final
 
 from buckets.bucket_map import Durability
@@ -90,6 +91,29 @@ def _node_findings(view: View) -> Iterator[Finding]:
             fix = "CONFIG SET appendonly yes, and appendfsync always"
             yield _error("node-not-durable", node_id, cause, fix)
         yield from _sight_findings(view, node_id)
+    yield from _clock_findings(view)
+
+
+def _clock_findings(view: View) -> Iterator[Finding]:
+    """Whose clock is off: a node's, held against the other nodes', or this instance's."""
+    seen = {
+        node_id: sight.clock_offset_ms
+        for node_id, sight in sorted(view.sights.items())
+        if sight.reachable and node_id in view.state.nodes
+    }
+    if not seen:
+        return
+    middle_ms = median(seen.values())
+    fix = "synchronize the clocks (chrony, ntpd)"
+    for node_id, offset_ms in seen.items():
+        off_ms = offset_ms - middle_ms
+        if abs(off_ms) >= CLOCK_WARNING_MS:
+            make = _error if abs(off_ms) >= CLOCK_ERROR_MS else _warning
+            cause = f"its clock is {off_ms:+.0f} ms from the median of all nodes"
+            yield make("node-clock", node_id, cause, fix)
+    if abs(middle_ms) >= CLOCK_WARNING_MS:
+        cause = f"the clock of the instance that says this is {-middle_ms:+.0f} ms from its nodes'"
+        yield _warning("instance-clock", view.state.cluster, cause, fix)
 
 
 def _sight_findings(view: View, node_id: str) -> Iterator[Finding]:
@@ -101,11 +125,6 @@ def _sight_findings(view: View, node_id: str) -> Iterator[Finding]:
         yield _error("node-evicting", node_id, cause, "CONFIG SET maxmemory-policy noeviction")
     if not sight.reachable:
         return
-    offset_ms = sight.clock_offset_ms
-    if abs(offset_ms) >= CLOCK_WARNING_MS:
-        make = _error if abs(offset_ms) >= CLOCK_ERROR_MS else _warning
-        cause = f"its clock is {offset_ms:+.0f} ms from this instance's"
-        yield make("node-clock", node_id, cause, "synchronize the clocks (chrony, ntpd)")
     if sight.connected_replicas:
         cause = f"{sight.connected_replicas} servers replicate from it; their copies are not used"
         yield _warning("node-has-replicas", node_id, cause, "REPLICAOF NO ONE on those servers")
@@ -146,3 +165,6 @@ def _sidecar_findings(view: View) -> Iterator[Finding]:
                 f"it has revision {sidecar.map_revision}, the map is at {view.state.revision}"
             )
             yield _warning("sidecar-stale", sidecar.id, cause, "wait; then restart it")
+        if sidecar.clock_problem:
+            fix = "synchronize its host's clock (chrony, ntpd)"
+            yield _error("sidecar-clock", sidecar.id, sidecar.clock_problem, fix)

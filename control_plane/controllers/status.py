@@ -219,6 +219,8 @@ def problems(view: View) -> list[str]:
     for sidecar in view.sidecars:
         if sidecar.state == "REJECTED":
             found.append(f"sidecar {sidecar.id} refused the map: {sidecar.detail}")
+        if sidecar.clock_problem:
+            found.append(f"sidecar {sidecar.id}: {sidecar.clock_problem}; synchronize its clock")
     return found
 
 

@@ -50,6 +50,8 @@ class SidecarView:
     state: SyncState
     detail: str
     connected_since_ms: int
+    clock_skew_ms: float | None = None
+    clock_problem: str = ""
 
 
 class _Stream:
@@ -114,6 +116,8 @@ class XdsService:
             state=subscription.state(self._snapshot),
             detail="; ".join(filter(None, (subscription.detail, also))),
             connected_since_ms=stream.connected_since_ms,
+            clock_skew_ms=identity.clock_skew_ms,
+            clock_problem=identity.clock_problem,
         )
 
     def _encode(self) -> None:

@@ -42,7 +42,7 @@ class SyncState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who subscribes, as it said in its first request."""
+    """Who subscribes and how it fares, as it said last."""
 
     id: str
     cluster: str = ""
@@ -50,6 +50,8 @@ class Identity:
     address: str = ""
     version: str = ""
     agent: str = ""
+    clock_skew_ms: float | None = None  # its clock minus the median of the nodes'; None: unknown
+    clock_problem: str = ""
 
 
 @dataclass(slots=True)
@@ -120,7 +122,7 @@ class Subscription:
     def on_request(self, raw: bytes) -> None:
         """Takes one DeltaDiscoveryRequest. Raises BadRequest; the stream is over then."""
         request = _parsed(raw)
-        if self.identity is None:
+        if self.identity is None or request.node.id == self.identity.id:
             self.identity = _identity(request)
         state = self._types.get(request.type_url)
         if state is None:
@@ -317,6 +319,8 @@ def _identity(request: discovery_pb2.DeltaDiscoveryRequest) -> Identity:
     if not node.id or len(node.id) > NAME_BOUND_CHARS:
         raise BadRequest("the first request of a stream must name the subscriber in node.id")
     fields = node.metadata.fields
+    skew = fields.get("clock_skew_ms")
+    problem = fields["clock_problem"].string_value if "clock_problem" in fields else ""
     return Identity(
         id=node.id,
         cluster=node.cluster,
@@ -324,4 +328,6 @@ def _identity(request: discovery_pb2.DeltaDiscoveryRequest) -> Identity:
         address=fields["address"].string_value if "address" in fields else "",
         version=node.user_agent_version,
         agent=node.user_agent_name,
+        clock_skew_ms=skew.number_value if skew is not None else None,
+        clock_problem=problem[:DETAIL_BOUND_CHARS],
     )

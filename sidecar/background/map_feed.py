@@ -6,8 +6,9 @@ so that a thousand sidecars do not come back in the same moment.
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -56,6 +57,7 @@ class FeedTimes:
     first_pause_s: float = 0.2
     longest_pause_s: float = 5.0
     answer_timeout_s: float = 10.0  # for the first response of a stream
+    report_every_s: float = 2.0  # what changed of `report` is told so often
 
 
 DEFAULT_TIMES: Final = FeedTimes()
@@ -87,7 +89,9 @@ class MapFeed:
         limits: ChangeLimits = NO_LIMITS,
         times: FeedTimes = DEFAULT_TIMES,
         rng: random.Random | None = None,
+        report: Callable[[], Mapping[str, float | str]] = dict,
     ) -> None:
+        """`report` says how this sidecar fares: the control plane is told whenever it changes."""
         self.state = FeedState()
         self._identity = identity
         self._control_planes = list(control_planes)
@@ -97,6 +101,8 @@ class MapFeed:
         self._rng = rng or random.Random()
         self._assembly = MapAssembly(identity.cluster, limits)
         self._unsaved = asyncio.Event()
+        self._report = report
+        self._writing = asyncio.Lock()
 
     @property
     def current(self) -> BucketMap | None:
@@ -178,17 +184,41 @@ class MapFeed:
     async def _follow(self, address: str, channel: grpc.aio.Channel) -> None:
         call: _Call = channel.stream_stream(METHOD)()
         try:
-            for request in self._assembly.open_stream(self._node()):
-                await call.write(request)
+            told = self._node()
+            for request in self._assembly.open_stream(told):
+                await self._write(call, request)
             await self._take(await self._first_response(call), call)
             self.state.connected_to = address
             self.state.last_error = ""
             _log.info("control plane found", address=address)
-            while True:
-                response = await call.read()
-                await self._take(response, call)
+            with self._reporting(call, told):
+                while True:
+                    response = await call.read()
+                    await self._take(response, call)
         finally:
             call.cancel()
+
+    @contextlib.contextmanager
+    def _reporting(self, call: _Call, told: discovery_pb2.DiscoveryNode) -> Iterator[None]:
+        task = asyncio.create_task(self._report_changes(call, told), name="map-feed-report")
+        try:
+            yield
+        finally:
+            task.cancel()
+
+    async def _report_changes(self, call: _Call, told: discovery_pb2.DiscoveryNode) -> None:
+        # A stream that fails is noticed by who reads it.
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            while True:
+                await asyncio.sleep(self._times.report_every_s)
+                node = self._node()
+                if node != told:
+                    await self._write(call, self._assembly.name_again(node))
+                    told = node
+
+    async def _write(self, call: _Call, request: bytes) -> None:
+        async with self._writing:
+            await call.write(request)
 
     async def _first_response(self, call: _Call) -> object:
         try:
@@ -211,7 +241,7 @@ class MapFeed:
             self._adopted(step.adopted, "control plane")
             self._unsaved.set()
         for reply in step.replies:
-            await call.write(reply)
+            await self._write(call, reply)
 
     def _node(self) -> discovery_pb2.DiscoveryNode:
         node = discovery_pb2.DiscoveryNode(
@@ -221,7 +251,7 @@ class MapFeed:
             user_agent_name=AGENT,
             user_agent_version=self._identity.version,
         )
-        node.metadata["address"] = self._identity.address
+        node.metadata.update({"address": self._identity.address, **self._report()})
         return node
 
     def _adopted(self, adopted: BucketMap, source: str) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from buckets.bucket_map import Consistency, KeyspaceSettings
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
+from sidecar.core.clocks import Clocks, skewed_text
 from sidecar.core.health import Admission
 from sidecar.core.host import NO_COPY, Run
 from sidecar.core.operation import Read, Write
@@ -210,6 +211,17 @@ def clock_error(why: OSError) -> DataError:
         Fault.UNAVAILABLE,
         f"this sidecar can not keep its clock in its state_dir ({why.strerror or why}), so nothing"
         " was sent. Make room on its disk",
+    )
+
+
+def skewed(clocks: Clocks) -> DataError:
+    """The clock is off, and too few replicas say what time it is."""
+    return DataError(
+        Reason.CLOCK_SKEW,
+        Fault.UNAVAILABLE,
+        f"this sidecar's clock is {skewed_text(clocks.skew_ms or 0.0)}, and only {clocks.measured}"
+        f" of {clocks.nodes} nodes say what time it is, fewer than a majority; nothing was sent."
+        " Synchronize its host's clock (chrony, ntpd), or bring the nodes back",
     )
 
 

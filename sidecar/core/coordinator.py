@@ -16,12 +16,14 @@ from replicas.commands import split_write_suffix
 from replicas.record import Record
 from replicas.version import HybridClock
 from sidecar.core import checks
+from sidecar.core.clocks import Clocks
 from sidecar.core.counters import Counters, LatencyHistogram
 from sidecar.core.fences import fence_refusal
 from sidecar.core.group_write import group_error, needs_tunable, write_run
 from sidecar.core.health import Admission, Budget
 from sidecar.core.hints import ONLY_COPY, Hint, HintKeeper
 from sidecar.core.host import ReadUnderWay, WriteUnderWay
+from sidecar.core.issuing import issue_version
 from sidecar.core.levels import READ_LEVELS, WRITE_LEVELS
 from sidecar.core.listing import Listing, start_listing
 from sidecar.core.location import Location, location
@@ -41,8 +43,7 @@ Run = ReadRun | WriteRun | RegisterUnderWay
 UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
-# Ended operations that wait for their deadlines in the heap: beyond this they are cleared away,
-# for each keeps its request's bytes.
+# Ended operations in the heap of deadlines, each with its request's bytes: more are cleared away.
 COMPACT_ABOVE = 1024
 HEDGE_AGAIN_S = 0.02  # a slow read that the budget did not cover: how soon it is looked at again
 DENIED_A_TICK = 64  # such reads in one tick: a storm of them must not hold up the loop
@@ -85,11 +86,11 @@ class Coordinator:
         self.now = monotonic()
         self.learner = learner
         self.hints = hints
-        self._wall_ms = wall_ms
         self._monotonic = monotonic
+        self.clocks = clocks = Clocks(self.peers.values, wall_ms, monotonic)
         # The clock's writer is as random as a process's dice have to be.
-        self._registers = Registers(self, wall_ms, monotonic, dice or Random(clock.writer))
-        self.sessions = Sessions(self, wall_ms)
+        self._registers = Registers(self, clocks.time_ms, monotonic, dice or Random(clock.writer))
+        self.sessions = Sessions(self, clocks.time_ms)
         self._tables: dict[str, RoutingTable] = {}
         self._young: list[Run] = []  # started since the last tick
         self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
@@ -117,6 +118,7 @@ class Coordinator:
             name: RoutingTable(keyspace, self._make_route)
             for name, keyspace in bucket_map.keyspaces.items()
         }
+        self.clocks.adopt(bucket_map)
         self.health_age += 1
         parked, self._parked = self._parked, []
         for op in parked:
@@ -222,14 +224,10 @@ class Coordinator:
             if groups is None:
                 self.reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
                 return
-        if not op.version:
-            try:
-                op.version = self.clock.next(self._wall_ms())
-            except OSError as why:
-                self.reject(op, checks.clock_error(why))
-                return
-        self.counters.writes += 1
         self.now = self._monotonic()
+        if not op.version and not issue_version(self, op, settings.max_skew_ms):
+            return
+        self.counters.writes += 1
         run = write_run(self, op, route, groups)
         self.active += 1
         self._young.append(run)
@@ -358,7 +356,7 @@ class Coordinator:
         if record is not None:
             op.version = record.version
             self.clock.merge(record.version)
-            if record.flags and not record.live(self._wall_ms()):
+            if record.flags and not record.live(self.clocks.time_ms()):
                 record = None  # a tombstone, or expired: reads as absent
         op.record = record
         op.done(op)
@@ -417,7 +415,7 @@ class Coordinator:
         if self.hints is None:
             return
         key, record = split_write_suffix(suffix)
-        now_ms = self._wall_ms()
+        now_ms = self.clocks.time_ms()
         for slot, peer in enumerate(route.peers):
             if missed >> slot & 1:
                 node = peer.node.number
@@ -428,7 +426,7 @@ class Coordinator:
         if self.hints is None:
             return "this sidecar keeps no hints"
         key, record = split_write_suffix(suffix)
-        hint = Hint(route.keyspace, route.bucket, key, record, ONLY_COPY, self._wall_ms())
+        hint = Hint(route.keyspace, route.bucket, key, record, ONLY_COPY, self.clocks.time_ms())
         return self.hints.keep_only_copy(hint, done)
 
     # --- epochs

@@ -16,7 +16,7 @@ from sidecar.core.checks import expiry_error, key_error
 from sidecar.core.host import Host
 from sidecar.core.operation import GroupItem, GroupWrite, Write
 from sidecar.core.route import Route
-from sidecar.core.write import WriteRun
+from sidecar.core.write import WriteRun, version_of
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 
@@ -27,8 +27,8 @@ class GroupWriteRun(WriteRun):
 
     def __init__(self, core: Host, op: GroupWrite, route: Route, write_needs: Needs) -> None:
         super().__init__(core, op, route, write_needs)
-        items = ((item.key, _record(op.version, item)) for item in op.items)
-        group = encode_group(op.version, items)
+        version = version_of(op)
+        group = encode_group(version, ((item.key, _record(version, item)) for item in op.items))
         self.suffix = write_suffix(op.key, group, route.write_limits)
         self.prefixes = route.group_prefixes()
 

@@ -118,6 +118,11 @@ class MapAssembly:
             requests.append(request.SerializeToString())
         return requests
 
+    def name_again(self, node: discovery_pb2.DiscoveryNode) -> bytes:
+        """A request in mid-stream that asks for nothing new: `node` says something else now."""
+        request = discovery_pb2.DeltaDiscoveryRequest(node=node, type_url=RESOURCE_TYPES[0])
+        return request.SerializeToString()
+
     def on_response(self, raw: bytes) -> Step:
         """Takes one DeltaDiscoveryResponse. Raises StreamBroken."""
         response = _parsed(raw)

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from buckets.topology import Node, NodeState
 from replicas.link import ReplySink
+from sidecar.core.clocks import NodeClock
 from sidecar.core.health import Breaker
 
 LATENCY_SMOOTHING = 0.3  # weight of the newest sample in the moving average
@@ -26,6 +27,7 @@ class Peer:
 
     __slots__ = (
         "breaker",
+        "clock",
         "counts",
         "durable",
         "errors",
@@ -47,6 +49,7 @@ class Peer:
         self.durable = False  # on the present connection: on disk before it is acknowledged
         self.latency_s = 0.0
         self.breaker = Breaker()
+        self.clock = NodeClock()
         self.reads = 0
         self.writes = 0
         self.errors = 0

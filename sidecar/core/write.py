@@ -14,6 +14,7 @@ from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import encode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
+from replicas.version import ZERO_VERSION
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.host import NO_COPY, Host
 from sidecar.core.operation import Write
@@ -66,8 +67,9 @@ class WriteRun:
         self.op: Write | None = op
         self.route = route
         self.needs = write_needs
+        version = version_of(op)
         record = encode_record(
-            op.version, op.value or b"", expires_at_ms=op.expires_at_ms, tombstone=op.value is None
+            version, op.value or b"", expires_at_ms=op.expires_at_ms, tombstone=op.value is None
         )
         self.suffix = write_suffix(op.key, record, route.write_limits)
         self.prefixes = route.write_prefixes
@@ -291,3 +293,8 @@ class WriteRun:
             Fault.TIMEOUT,
             "the deadline passed before enough owners acknowledged",
         )
+
+
+def version_of(op: Write) -> bytes:
+    """The write's version; zero for one that has none, since nothing of it can be sent."""
+    return op.version or ZERO_VERSION

@@ -6,16 +6,19 @@ eviction policy) holds until the connection breaks, and a restart breaks it.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from functools import partial
 
 import structlog
 
 from buckets.topology import Node
-from replicas.commands import PING, entry_command
+from replicas.commands import TIME, entry_command
 from replicas.errors import ReplicaError
+from replicas.handshake import parse_time_ms
 from replicas.layout import bucket_keys
 from replicas.link import Link, open_link
+from sidecar.core.clocks import ClockState, skewed_text
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.peer import Peer
 from sidecar.core.route import Route
@@ -31,6 +34,7 @@ FROZEN_AFTER_S = 5.0
 WATCH_INTERVAL_S = 0.01  # how often the oldest unanswered request of every link is looked at
 # A look this late: our own loop stood still, and what is unanswered may only be unread.
 WATCH_LATE_S = 0.03
+FIRST_ERROR_S = 0.1  # of the clock as the handshake saw it: any probe knows better
 
 
 class Links:
@@ -42,6 +46,7 @@ class Links:
         self._keepers: dict[int, asyncio.Task[None]] = {}
         self._prober = asyncio.create_task(self._probe_forever(), name="probe-links")
         self._watched_at = 0.0
+        self._clock_said = ClockState.UNMEASURED
         self._watcher = asyncio.create_task(self._watch_forever(), name="watch-links")
 
     def follow(self, joined: list[Node], left: list[Node]) -> None:
@@ -95,6 +100,7 @@ class Links:
             if link.closed:
                 return
             identity = link.identity
+            self._measure_first(peer, identity.clock_offset_ms)
             peer.connected(link, identity.run_id, durable=identity.durable)
             peer.latency_s = 0.0
             self._core.health_changed()
@@ -122,10 +128,37 @@ class Links:
                     self._say(peer, why)
                     link.close(why)
                 else:
-                    link.send(PING, _Probe(peer, loop), 0)
+                    link.send(TIME, _Probe(peer), 0)
                 if peer.breaker.count(now, peer.reads + peer.writes, peer.errors):
                     self._demoted(peer, "most of what it was asked failed")
+            self._judge_clock()
             self._core.health_changed()
+
+    # --- clocks
+
+    def _measure_first(self, peer: Peer, ahead_ms: int) -> None:
+        """The handshake held the replica's clock against the wall clock, moments ago."""
+        now = time.monotonic()
+        sent_at = now - FIRST_ERROR_S
+        half_ms = FIRST_ERROR_S * 500
+        peer.clock.observe(sent_at, now, time.time() * 1000 + ahead_ms - half_ms)
+        self._judge_clock()
+
+    def _judge_clock(self) -> None:
+        clocks = self._core.clocks
+        clocks.measure()
+        state = clocks.state
+        if state is self._clock_said:
+            return
+        self._clock_said = state
+        if state is ClockState.CORRECTED or state is ClockState.REFUSING:
+            log.error(
+                "this sidecar's clock is off: synchronize it (chrony, ntpd)",
+                clock=skewed_text(clocks.skew_ms or 0.0),
+                versions="of the replicas' time" if clocks.enough else "refused",
+            )
+        else:
+            log.info("clock", state=state.value, skew_ms=round(clocks.skew_ms or 0.0))
 
     async def _watch_forever(self) -> None:
         loop = asyncio.get_running_loop()
@@ -167,17 +200,20 @@ def _wake(closed: asyncio.Future[None], link: Link) -> None:
 
 
 class _Probe:
-    """Measures one PING, queueing behind real work included."""
+    """Measures one TIME, queueing behind real work included, and the replica's clock by it."""
 
-    __slots__ = ("_loop", "_peer", "_sent_at")
+    __slots__ = ("_peer", "_sent_at")
 
-    def __init__(self, peer: Peer, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, peer: Peer) -> None:
         self._peer = peer
-        self._loop = loop
-        self._sent_at = loop.time()
+        self._sent_at = time.monotonic()
 
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
-        now = self._loop.time()
+        now = time.monotonic()
+        try:
+            self._peer.clock.observe(self._sent_at, now, parse_time_ms(link.address, reply))
+        except ReplicaError as error:
+            log.warning("a probe was refused", node=self._peer.node.id, why=str(error))
         self._peer.observe(now - self._sent_at)
         if self._peer.breaker.probed(now - self._sent_at, now):
             log.info("replica is read again as before", node=self._peer.node.id)

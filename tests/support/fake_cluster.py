@@ -171,6 +171,7 @@ class FakeSidecar:
     """One coordinator with a link to every node, and the map as far as it has heard."""
 
     def __init__(self, cluster: "FakeCluster", zone: str, writer: bytes) -> None:
+        self.clock_ahead_ms = 0  # of everybody else's
         self.cluster = cluster
         self.links: dict[int, FakeLink] = {}
         self.asked: list[Asked] = []
@@ -179,7 +180,7 @@ class FakeSidecar:
         self.core = Coordinator(
             zone=zone,
             clock=HybridClock(writer),
-            wall_ms=lambda: cluster.wall_ms,
+            wall_ms=lambda: cluster.wall_ms + self.clock_ahead_ms,
             monotonic=lambda: cluster.now_s,
             learner=self,
         )

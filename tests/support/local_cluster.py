@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -81,9 +82,10 @@ class Part:
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
-    def start(self, *more: str) -> None:
+    def start(self, *more: str, variables: Mapping[str, str] = MappingProxyType({})) -> None:
         """Starts it again where it was, with further arguments. Call from the main thread."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("DABBA_")}
+        environment |= variables
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 tied([*self.command, *more]), env=environment, stdout=log, stderr=log

@@ -212,6 +212,8 @@ class SidecarStatus(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     CONNECTED_SINCE_MS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CLOCK_SKEW_MS_FIELD_NUMBER: _builtins.int
+    CLOCK_PROBLEM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     address: _builtins.str
@@ -222,6 +224,10 @@ class SidecarStatus(_message.Message):
     """the reason of a rejection, and the resource"""
     connected_since_ms: _builtins.int
     version: _builtins.str
+    clock_skew_ms: _builtins.float
+    """its clock minus the median of the nodes'; absent: unknown"""
+    clock_problem: _builtins.str
+    """empty: its clock is good"""
     def __init__(
         self,
         *,
@@ -233,12 +239,16 @@ class SidecarStatus(_message.Message):
         detail: _builtins.str = ...,
         connected_since_ms: _builtins.int = ...,
         version: _builtins.str = ...,
+        clock_skew_ms: _builtins.float | None = ...,
+        clock_problem: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "clock_skew_ms", b"clock_skew_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "connected_since_ms", b"connected_since_ms", "detail", b"detail", "id", b"id", "map_revision", b"map_revision", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms", "address", b"address", "clock_problem", b"clock_problem", "clock_skew_ms", b"clock_skew_ms", "connected_since_ms", b"connected_since_ms", "detail", b"detail", "id", b"id", "map_revision", b"map_revision", "state", b"state", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clock_skew_ms: _TypeAlias = _typing.Literal["clock_skew_ms"]  # noqa: Y015
+    _WhichOneofArgType__clock_skew_ms: _TypeAlias = _typing.Literal["_clock_skew_ms", b"_clock_skew_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clock_skew_ms) -> _WhichOneofReturnType__clock_skew_ms | None: ...
 
 Global___SidecarStatus: _TypeAlias = SidecarStatus  # noqa: Y015
 

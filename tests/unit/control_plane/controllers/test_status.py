@@ -133,6 +133,20 @@ def test_a_clock_that_is_off(offset_ms: float, severity: str) -> None:
     assert findings(shown) == {"node-clock": severity}
 
 
+def test_an_instance_whose_own_clock_is_off_blames_no_node() -> None:
+    seen = {f"n{number}": sight(number, clock_offset_ms=-30_000.0) for number in (1, 2, 3)}
+    assert findings(view(content().state(), seen)) == {"instance-clock": "warning"}
+
+
+def test_a_sidecar_whose_clock_is_off() -> None:
+    off = admin_pb2.SidecarStatus(
+        id="s1", state="SYNCED", clock_skew_ms=30_000, clock_problem="its clock is 30.0 s ahead"
+    )
+    shown = view(content().state(), sidecars=[off])
+    assert findings(shown) == {"sidecar-clock": "error"}
+    assert problems(shown) == ["sidecar s1: its clock is 30.0 s ahead; synchronize its clock"]
+
+
 def test_a_node_that_evicts_or_has_replicas_of_its_own() -> None:
     state = content().state()
     evicting = view(state, {"n1": sight(1, fault="Evicting", detail="it evicts")})

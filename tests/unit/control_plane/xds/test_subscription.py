@@ -355,3 +355,20 @@ def test_too_many_types_on_one_stream_are_refused() -> None:
         subscriber.say(f"type/{number}")
     with pytest.raises(BadRequest, match="types"):
         subscriber.say("type/more")
+
+
+def test_a_subscriber_says_anew_how_its_clock_is() -> None:
+    subscriber = Subscriber()
+    subscriber.say(RANGE_TYPE, resource_names_subscribe=["*"])
+    received = subscriber.received()
+    subscriber.acknowledge()
+    node = discovery_pb2.DiscoveryNode(id="s1")
+    node.metadata.update({"clock_skew_ms": 30_000.0, "clock_problem": "it is ahead"})
+    subscriber.say(RANGE_TYPE, node=node)
+    identity = subscriber.subscription.identity
+    assert identity is not None
+    assert (identity.clock_skew_ms, identity.clock_problem) == (30_000.0, "it is ahead")
+    assert received
+    assert subscriber.received() == []  # it asked for nothing
+    subscriber.say(RANGE_TYPE, node=discovery_pb2.DiscoveryNode(id="somebody else"))
+    assert subscriber.subscription.identity == identity
