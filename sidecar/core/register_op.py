@@ -86,16 +86,19 @@ def operation_id_error(operation_id: bytes, now_ms: int, max_skew_ms: int) -> Da
         return _bad_id("it is of another version")
     ahead_ms = id_time_ms(operation_id) - now_ms
     if ahead_ms > max_skew_ms:
-        return _bad_id(f"its time is {ahead_ms} ms ahead, over {max_skew_ms}")
+        # A sidecar whose clock is ahead as well may have taken it before: nothing is proved.
+        return _bad_id(f"its time is {ahead_ms} ms ahead, over {max_skew_ms}", operation_id)
     return None
 
 
-def _bad_id(what: str) -> DataError:
+def _bad_id(what: str, maybe_applied: bytes = b"") -> DataError:
     return DataError(
         Reason.OPERATION_ID_INVALID,
         Fault.CALLER,
         f"operation_id is not usable: {what}. Give the {ID_BYTES} bytes of a UUIDv7 made for this"
         " change, and the same again to repeat it; or none",
-        outcome=Outcome.NOT_APPLIED,  # nothing was ever written under such an id
+        # Nothing is ever written under an id that is malformed.
+        outcome=Outcome.UNKNOWN if maybe_applied else Outcome.NOT_APPLIED,
+        operation_id=maybe_applied,
         field="operation_id",
     )

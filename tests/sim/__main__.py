@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Sequence
 
+from buckets.bucket_map import Mode
 from tests.sim.broken import VARIANTS
 from tests.sim.faults import KINDS
 from tests.sim.session import Session, hunt, search
 
+MODES = {mode.name.lower(): mode for mode in (Mode.TUNABLE, Mode.LINEARIZABLE)}
 BOUND = 3000  # seeds within which a broken variant has to be caught
 
 
@@ -26,6 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=0, help="how many runs (2000; broken: 3000)")
     parser.add_argument("--seed", type=int, default=1, help="the first seed (1)")
+    parser.add_argument("--mode", choices=sorted(MODES), default="", help="of the keys (both)")
     parser.add_argument("--fault", choices=sorted(KINDS), default="", help="mostly this fault")
     parser.add_argument(
         "--broken", choices=["all", *sorted(VARIANTS)], default="", help="with a rule taken away"
@@ -38,7 +41,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _good(options: argparse.Namespace) -> int:
     count = options.seeds or 2000
-    found = search(options.seed, count, fault=options.fault, jobs=options.jobs)
+    found = search(
+        options.seed, count, fault=options.fault, mode=MODES.get(options.mode), jobs=options.jobs
+    )
     if options.json:
         _say(json.dumps(_as_json(found)))
     else:

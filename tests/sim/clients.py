@@ -1,5 +1,7 @@
 """Clients: each asks one thing after another of some sidecar, and repeats what ended UNKNOWN."""
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Protocol
 
@@ -40,7 +42,7 @@ class Surroundings(Protocol):
     rng: Random
     sidecars: list[SimSidecar]
     keys: list[bytes]
-    waiting: dict[int, "Client"]  # by number of the operation
+    waiting: dict[int, Callable[[], None]]  # called when the operation of this number has ended
 
 
 class Client:
@@ -94,7 +96,7 @@ class Client:
 
     def _ask(self, op: Op, expires_at_ms: int) -> None:
         self._run.history.ops.append(op)
-        self._run.waiting[op.number] = self
+        self._run.waiting[op.number] = partial(self.ended, op)
         self._run.network.trace(self.name, "asks %s", op)
         self._home.submit(op, self._run.rng.choice(TIMEOUTS_S), expires_at_ms)
 

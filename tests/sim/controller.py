@@ -8,8 +8,9 @@ from collections.abc import Callable, Generator
 from random import Random
 from typing import NamedTuple, Protocol
 
+from replicas.version import WRITER_BYTES, HybridClock
 from tests.sim.network import Network, SimLink
-from tests.sim.server import SimServer
+from tests.sim.server import START_MS, SimServer
 from tests.sim.store import Store
 
 ANSWER_WITHIN_S = 0.4
@@ -63,6 +64,7 @@ class Controller:
         self.rng = run.rng
         self.run = run
         self.links: dict[int, SimLink] = {}
+        self.ballots = HybridClock(name.encode().ljust(WRITER_BYTES, b"-"))
         self._held: list[Answers] = []
         self._job = make_job(self)
         self._begun = False
@@ -94,6 +96,11 @@ class Controller:
             _Gathering(self, request, self._resume)
         else:
             run.network.schedule.after(request, self._resume, [])
+
+    @property
+    def wall_ms(self) -> int:
+        """Its clock."""
+        return START_MS + round(self.run.network.schedule.now * 1000)
 
     def end(self, why: str) -> None:
         """Nothing more is done; what was sent is on its way."""

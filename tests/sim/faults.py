@@ -9,10 +9,12 @@ from typing import Protocol
 
 from buckets.bucket_map import BucketMap, Stage
 from replicas.fake import State
+from replicas.fence import decode_fence
+from replicas.layout import FENCE_FIELD
 from tests.sim.controller import Controller
 from tests.sim.network import Network
 from tests.sim.schedule import Schedule
-from tests.sim.server import SETTINGS, SimServer
+from tests.sim.server import KEYS, SimServer
 from tests.sim.sidecar import SimSidecar
 from tests.sim.store import Store
 from tests.sim.trace import Trace
@@ -29,6 +31,7 @@ THEMES: tuple[tuple[str, ...], ...] = (
     ("half_written", "half_written", "half_written"),
     ("missed_then_moved", "missed_then_moved", "controller_dies"),
     ("move_past_a_sleeper", "move_past_a_sleeper"),
+    ("half_moved", "half_moved", "controller_sleeps"),
     ("move", "freeze", "control_plane_away", "one_way"),
     ("move", "one_way", "torn", "slow"),
     ("move", "pause", "lonely_server", "controller_dies"),
@@ -167,11 +170,11 @@ class Faults:
         self._rng.choice(links).reset()
         return True
 
-    def _cut(self, pairs: list[tuple[str, str]], least_s: float = 0.1) -> None:
+    def _cut(self, pairs: list[tuple[str, str]], least_s: float = 0.1, most_s: float = 1.5) -> None:
         network = self._run.network
         for source, target in pairs:
             network.block(source, target)
-        duration_s = self._rng.uniform(least_s, 1.5)
+        duration_s = self._rng.uniform(least_s, most_s)
         for source, target in pairs:
             self._run.schedule.after(duration_s, network.heal, source, target)
 
@@ -220,7 +223,7 @@ class Faults:
         """One owner can not be reached; another has a clock so slow that it refuses what is new."""
         numbers = [owner.node for owner in self._run.store.bucket.owners]
         slow, away = (self._run.servers[n] for n in self._rng.sample(numbers, 2))
-        slow.offset_ms = -self._rng.randint(SETTINGS.max_skew_ms + 100, MAX_SKEW_MS)
+        slow.offset_ms = -self._rng.randint(self._run.store.settings.max_skew_ms + 100, MAX_SKEW_MS)
         self._later(0.6, 1.5, setattr, slow, "offset_ms", 0)
         self._shun(away, self._rng.uniform(0.1, 0.5))
         return True
@@ -253,6 +256,35 @@ class Faults:
         self._later(0.3, 1.5, sidecar.thaw)
         self._later(2.0, 3.0, run.reconnect, sidecar)
         return True
+
+    def half_moved(self) -> bool:
+        """All owners are to be others, of whom one sidecar does not reach the new ones. Readers go
+        over to those when nobody tells the old ones so: all sidecars but one hear of the stages
+        from replicas only, and the leader does not reach the old ones any more.
+        """
+        run, sidecar = self._run, self._sidecar()
+        numbers = [owner.node for owner in run.store.bucket.owners]
+        target = {self._another(number, numbers) for number in numbers}
+        joining = sorted(target - set(numbers))
+        if not joining or not run.store.request_move(tuple(sorted(target))):
+            return False
+        informed = self._rng.choice([each for each in run.sidecars if each is not sidecar])
+        for away in run.sidecars:
+            if away is not informed:
+                run.cut_off.add(away.name)
+                self._later(1.5, 2.5, run.reconnect, away)
+        self._cut([(sidecar.name, run.servers[number].name) for number in joining], 1.5, 2.5)
+        run.schedule.after(0.01, self._cut_leader_off, numbers)
+        return True
+
+    def _cut_leader_off(self, numbers: list[int]) -> None:
+        """From these, as soon as the new owners are read."""
+        run = self._run
+        if run.store.bucket.stage is Stage.WRITE_BOTH_READ_NEW and run.leader is not None:
+            leader = run.leader.name
+            self._cut([(leader, run.servers[number].name) for number in numbers], least_s=0.6)
+        elif not self._stopped:
+            run.schedule.after(0.01, self._cut_leader_off, numbers)
 
     def _another(self, number: int, but: list[int]) -> int:
         """A node of the same zone that is none of `but`; the node itself when there is none."""
@@ -368,8 +400,12 @@ class Faults:
             return
         if self._may_lose(server.number):
             self.count("wrong_dump, loaded")
+            # Stopped cleanly, so its fence alone tells: not by way of a third server its own again.
+            owner, fence = self._run.store.owner(server.number), state.hashes.get(KEYS.data, {})
+            held = decode_fence(fence.get(FENCE_FIELD, b""))
+            own = owner is not None and held is not None and held.incarnation == owner.incarnation
             server.die()
-            server.live_again(state, complete=True)
+            server.live_again(state, complete=not own)
 
     def flush(self) -> bool:
         """FLUSHALL: the server and its connections live on."""

@@ -74,12 +74,26 @@ class Ack(NamedTuple):
     version: bytes
 
 
+class Accept(NamedTuple):
+    """An acceptor of a linearizable key took a record."""
+
+    step: int
+    node: int
+    life: bytes
+    epoch: int
+    incarnation: int
+    key: bytes
+    raw: bytes
+
+
 @dataclass
 class History:
     """One run."""
 
     ops: list[Op] = field(default_factory=list)
+    linearizable: bool = False  # the keys are: `ops` are register_history.RegisterOps
     acks: list[Ack] = field(default_factory=list)
+    accepts: list[Accept] = field(default_factory=list)  # the same of linearizable keys
     # life -> the step at which the published map first named it as trusted
     trusted: dict[bytes, int] = field(default_factory=dict)
     # (key, version) of writes at level ANY that a sidecar had on disk

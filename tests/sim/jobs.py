@@ -6,7 +6,7 @@ that slept and wakes up late does no harm.
 
 from collections.abc import Generator, Iterable
 
-from buckets.bucket_map import Stage
+from buckets.bucket_map import Mode, Stage
 from replicas.commands import (
     create_fence,
     pack_limits,
@@ -22,11 +22,12 @@ from replicas.fence import Fence, Role
 from replicas.record import Record, decode_record
 from replicas.replies import Code, parse_refusal
 from replicas.scripts import SCRIPTS
-from replicas.version import winner
+from replicas.version import ZERO_VERSION, winner
 from tests.sim.controller import Answers, Ask, Controller, Request
 from tests.sim.server import KEYS, SETTINGS
 
-LIMITS = pack_limits(SETTINGS.max_skew_ms, SETTINGS.log_bytes_per_bucket)
+_TUNABLE = SETTINGS[Mode.TUNABLE]
+LIMITS = pack_limits(_TUNABLE.max_skew_ms, _TUNABLE.log_bytes_per_bucket)  # of either mode
 
 Records = dict[bytes, Record]  # by user key
 
@@ -64,10 +65,14 @@ def begin_life(
     incarnation: int,
     life: bytes,
     may_create: bool = True,
+    floor: bytes = ZERO_VERSION,
 ) -> Generator[Request, Answers, bool | None]:
     """A joining fence over whatever the node has; None: it has none, and none may be created."""
     store = controller.store
-    fence = Fence(store.bucket.epoch, store.bucket.stage, Role.JOINING, incarnation).encode()
+    bucket = store.bucket
+    fence = Fence(
+        bucket.epoch, bucket.stage, Role.JOINING, incarnation, ballot_floor=floor
+    ).encode()
     answers = yield [Ask(number, overwrite_fence(KEYS, fence, store.entry()), life)]
     if answers[0] is None:
         return False

@@ -13,6 +13,7 @@ from replicas.fence import Role
 from replicas.quorum import majority
 from tests.sim.controller import Answers, Controller, Request
 from tests.sim.jobs import begin_life, collect, copy_to, raise_fences, release
+from tests.sim.register_jobs import pass_through
 from tests.sim.rules import RULES
 from tests.sim.store import Cursor
 
@@ -120,6 +121,8 @@ def _copy(
 ) -> Generator[Request, Answers, set[int]]:
     """The version-maximum of the fenced majority of old, to each target; who holds it all."""
     store = controller.store
+    if store.linearizable:
+        return (yield from _pass_through(controller, fenced, targets, old))
     sources = sorted(fenced)
     if RULES.sources:
         sources = controller.rng.sample(sources, RULES.sources)
@@ -138,6 +141,17 @@ def _copy(
         if copied:
             complete.add(number)
     return complete
+
+
+def _pass_through(
+    controller: Controller, fenced: set[int], targets: set[int], old: int
+) -> Generator[Request, Answers, set[int]]:
+    """Of linearizable keys: what is chosen is on a majority of old and on one of new."""
+    pending = len(controller.store.bucket.pending)
+    new = targets | controller.store.cursor.complete
+    majorities = [(fenced, majority(old)), (new, majority(pending))]
+    passed = yield from pass_through(controller, sorted(fenced), majority(old), majorities)
+    return targets if passed else set()
 
 
 def _read_new(controller: Controller) -> Step:
@@ -172,7 +186,9 @@ def _new(controller: Controller) -> Step:
     if not _most(fenced, new):
         return store.leader == controller.name
     for number in sorted(old - new):
-        records = yield from collect(controller, [number], 1)
+        records = None
+        if not store.linearizable:  # what is chosen stands with a majority of the new ones
+            records = yield from collect(controller, [number], 1)
         for target in sorted(fenced):
             owner = store.owner(target)
             if records and owner is not None:

@@ -1,10 +1,11 @@
 """One run: a cluster, its clients, its faults, all from one seed; then peace, and the evidence."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace, Owner, Stage
+from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace, Mode, Owner, Stage
 from buckets.topology import Node, NodeState
 from replicas.commands import create_fence
 from replicas.fence import Fence, Role
@@ -14,6 +15,8 @@ from tests.sim.controller import Controller
 from tests.sim.faults import Faults
 from tests.sim.history import History, Op
 from tests.sim.network import Network
+from tests.sim.register_client import RegisterClient
+from tests.sim.register_history import COUNTER, LIST, REGISTER, RegisterOp
 from tests.sim.schedule import Schedule
 from tests.sim.server import KEYS, KEYSPACE, SETTINGS, SimServer
 from tests.sim.sidecar import SimSidecar
@@ -42,12 +45,15 @@ class Result:
 class Run:
     """The simulated world of one seed."""
 
-    def __init__(self, seed: int, *, fault: str = "", trace: bool = False) -> None:
+    def __init__(
+        self, seed: int, *, fault: str = "", mode: Mode | None = None, trace: bool = False
+    ) -> None:
         self.rng = Random(seed)
+        self.mode = mode if mode is not None else (Mode.LINEARIZABLE, Mode.TUNABLE)[seed % 2]
         self.seed = seed
         self.schedule = Schedule()
         self.trace = Trace(self.schedule, trace)
-        self.history = History()
+        self.history = History(linearizable=self.mode is Mode.LINEARIZABLE)
         self.network = Network(self.schedule, self.trace, self.rng)
         rng = self.rng
         self.replication = 3 if rng.random() < 0.8 else 5
@@ -58,14 +64,14 @@ class Run:
             number: SimServer(number, self.history, self.trace, lambda: self.schedule.now)
             for number in range(1, node_count + 1)
         }
-        self.keys = [b"key%d" % number for number in range(rng.randint(1, 3))]
+        self.keys = self._keys(rng.randint(1, 3))
         self.store = Store(self._first_map(), self.history, self.trace)
         self.store.publish = self._published
         self._encoded: dict[int, list[bytes]] = {}
         self._create_fences()
         self.cut_off: set[str] = set()  # sidecars that no control plane reaches
         self.sidecars = [SimSidecar(self, number) for number in range(rng.randint(2, 3))]
-        self.waiting: dict[int, Client] = {}
+        self.waiting: dict[int, Callable[[], None]] = {}
         for sidecar in self.sidecars:
             sidecar.ended = self._op_ended
         self.controller_dies = self.controller_sleeps = 0.0
@@ -75,6 +81,12 @@ class Run:
         self._published()
 
     # --- the beginning
+
+    def _keys(self, count: int) -> list[bytes]:
+        if self.mode is Mode.TUNABLE:
+            return [b"key%d" % number for number in range(count)]
+        kinds = self.rng.sample([REGISTER, REGISTER, COUNTER, LIST], count)
+        return [kind + b"%d" % number for number, kind in enumerate(kinds)]
 
     def _first_map(self) -> BucketMap:
         nodes = {
@@ -90,7 +102,7 @@ class Run:
             for number, server in self.servers.items()
         }
         owners = tuple(Owner(n, nodes[n].incarnation) for n in range(1, self.replication + 1))
-        keyspaces = {KEYSPACE: Keyspace(SETTINGS, (Bucket(0, 1, owners),))}
+        keyspaces = {KEYSPACE: Keyspace(SETTINGS[self.mode], (Bucket(0, 1, owners),))}
         return BucketMap("sim", 1, nodes, keyspaces)
 
     def _create_fences(self) -> None:
@@ -145,9 +157,9 @@ class Run:
     # --- operations
 
     def _op_ended(self, op: Op) -> None:
-        client = self.waiting.pop(op.number, None)
-        if client is not None:
-            client.ended(op)
+        tell_client = self.waiting.pop(op.number, None)
+        if tell_client is not None:
+            tell_client()
 
     def everything(self) -> Result:
         """Turmoil, peace, judgement."""
@@ -155,7 +167,8 @@ class Run:
         self.schedule.run_until(0.05)
         self.elect()
         for number in range(rng.randint(3, 5)):
-            Client(self, number, rng.randint(8, 14)).think()
+            kind = Client if self.mode is Mode.TUNABLE else RegisterClient
+            kind(self, number, rng.randint(8, 14)).think()
         self.faults.plan(TURMOIL_S)
         self.schedule.run_until(TURMOIL_S)
         self.faults.stop()
@@ -179,22 +192,20 @@ class Run:
         history = self.history
         answered = self._read_all(Consistency.QUORUM)
         history.read_at_quorum = frozenset(op.key for op in answered)
-        if self.store.bucket.stage is Stage.OLD and self._all_trusted():
+        tunable = self.mode is Mode.TUNABLE
+        if tunable and self.store.bucket.stage is Stage.OLD and self._all_trusted():
             history.read_at_all = frozenset(op.key for op in self._read_all(Consistency.ALL))
 
     def _read_all(self, level: Consistency) -> list[Op]:
         asked = []
         for sidecar in self.sidecars:
             for key in self.keys:
-                op = Op(
-                    number=len(self.history.ops) + 1,
-                    client="judge",
-                    sidecar=sidecar.name,
-                    write=False,
-                    key=key,
-                    level=level,
-                    began=self.history.next_step(),
-                )
+                number = len(self.history.ops) + 1
+                kind = Op if self.mode is Mode.TUNABLE else RegisterOp
+                began = self.history.next_step()
+                op = kind(number, "judge", sidecar.name, False, key, level, began)
+                if isinstance(op, RegisterOp):
+                    op.first = number
                 self.history.ops.append(op)
                 self.trace("judge", "asks %s", op)
                 sidecar.submit(op, 1.0)
@@ -222,6 +233,8 @@ class Run:
             history.owner_count = len(self.store.bucket.owners)
 
 
-def run_seed(seed: int, *, fault: str = "", trace: bool = False) -> Result:
-    """Everything that one seed leads to."""
-    return Run(seed, fault=fault, trace=trace).everything()
+def run_seed(
+    seed: int, *, fault: str = "", mode: Mode | None = None, trace: bool = False
+) -> Result:
+    """Everything that one seed leads to. `mode` None: even seeds are of linearizable keys."""
+    return Run(seed, fault=fault, mode=mode, trace=trace).everything()

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable
 
-from buckets.bucket_map import KeyspaceSettings
+from buckets.bucket_map import Durability, KeyspaceSettings, Mode
 from replicas.fake import FakeReplica, State
 from replicas.layout import USER_PREFIX, bucket_keys
 from replicas.replies import APPLIED, SUPERSEDED
-from tests.sim.history import Ack, History, short
+from tests.sim.history import Accept, Ack, History, short
 from tests.sim.network import SimLink
 from tests.sim.trace import Trace
 
 KEYSPACE = "sim"
 KEYS = bucket_keys(KEYSPACE, 0)
-SETTINGS = KeyspaceSettings(KEYSPACE, buckets=1)
+SETTINGS = {
+    Mode.TUNABLE: KeyspaceSettings(KEYSPACE, buckets=1),
+    Mode.LINEARIZABLE: KeyspaceSettings(
+        KEYSPACE, buckets=1, mode=Mode.LINEARIZABLE, durability=Durability.FSYNC
+    ),
+}
 START_MS = 1_763_700_000_000
 
 
@@ -45,6 +50,23 @@ class WatchedReplica(FakeReplica):
                     int.from_bytes(arguments[1], "big"),
                     arguments[2][1:],
                     arguments[3][8:24],
+                )
+            )
+        return outcome
+
+    def _accept(self, keys: list[bytes], arguments: list[bytes], now_ms: int) -> object:
+        outcome = super()._accept(keys, arguments, now_ms)
+        if outcome == APPLIED:
+            history = self._history
+            history.accepts.append(
+                Accept(
+                    history.next_step(),
+                    self._number,
+                    self.run_id,
+                    int.from_bytes(arguments[0], "big"),
+                    int.from_bytes(arguments[1], "big"),
+                    arguments[2][1:],
+                    arguments[3],
                 )
             )
         return outcome

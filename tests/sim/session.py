@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
+from buckets.bucket_map import Mode
 from tests.sim.broken import VARIANTS
 from tests.sim.run import Result, run_seed
 
@@ -18,6 +19,7 @@ class Session:
     """What a number of runs came to."""
 
     fault: str = ""
+    mode: Mode | None = None  # of the keys; None: of both
     runs: int = 0
     operations: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -43,21 +45,24 @@ class Session:
 
     def trace_of(self, seed: int) -> list[str]:
         """The same run again, with its trace."""
-        return run_seed(seed, fault=self.fault, trace=True).trace
+        return run_seed(seed, fault=self.fault, mode=self.mode, trace=True).trace
 
 
-def search(first: int, count: int, *, fault: str = "", jobs: int = 0) -> Session:
+def search(
+    first: int, count: int, *, fault: str = "", mode: Mode | None = None, jobs: int = 0
+) -> Session:
     """Runs `count` seeds from `first`; `jobs` processes, 0: one for each core."""
-    session = Session(fault)
+    session = Session(fault, mode)
     began_s = time.monotonic()
     seeds = range(first, first + count)
     jobs = min(jobs or os.cpu_count() or 1, 1 + count // CHUNK)
     if jobs == 1:
         for seed in seeds:
-            session.add(run_seed(seed, fault=fault))
+            session.add(run_seed(seed, fault=fault, mode=mode))
     else:
         with ProcessPoolExecutor(jobs) as pool:
-            for result in pool.map(partial(run_seed, fault=fault), seeds, chunksize=CHUNK):
+            run = partial(run_seed, fault=fault, mode=mode)
+            for result in pool.map(run, seeds, chunksize=CHUNK):
                 session.add(result)
     session.seconds = time.monotonic() - began_s
     return session
@@ -68,7 +73,7 @@ def hunt(name: str, first: int, count: int, *, fault: str = "") -> Result | None
     variant = VARIANTS[name]
     with variant.apply():
         for seed in range(first, first + count):
-            result = run_seed(seed, fault=fault or variant.fault)
-            if result.violations:
-                return run_seed(seed, fault=fault or variant.fault, trace=True)
+            run = partial(run_seed, seed, fault=fault or variant.fault, mode=variant.mode)
+            if run().violations:
+                return run(trace=True)
     return None

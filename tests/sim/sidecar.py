@@ -23,6 +23,8 @@ from sidecar.errors import DataError
 from tests.sim.hints import SimHintLog
 from tests.sim.history import FAILED, OK, UNKNOWN, History, Op
 from tests.sim.network import Network, SimLink
+from tests.sim.register_asking import ask
+from tests.sim.register_history import RegisterOp
 from tests.sim.server import KEYS, KEYSPACE, START_MS, SimServer
 
 TICK_S = 0.02
@@ -203,7 +205,7 @@ class SimSidecar:
         peer = self.core.peers.get(node.number)
         if self.links.get(node.number) is not link or peer is None:
             return
-        peer.connected(link, link.life)
+        peer.connected(link, link.life, durable=True)
         self.core.health_changed()
         self._trace(self.name, "is connected to %s: %s", node.id, peer.health)
 
@@ -249,12 +251,18 @@ class SimSidecar:
         deadline_s = self._schedule.now + timeout_s
         op.due_s = deadline_s
         process = self._processes
-        if not op.write:
+        if isinstance(op, RegisterOp):
+            ask(self.core, op, deadline_s, lambda *end: self._register_ended(op, process, *end))
+        elif op.write:
+            self._begin_write(op, deadline_s, expires_at_ms)
+        else:
             read = Read(KEYSPACE, op.key, level=op.level, deadline=deadline_s, done=_nobody)
             read.done = lambda done: self._read_ended(op, done, process)
             door = self._door(op)
             self.core.reject(read, door) if isinstance(door, DataError) else door.read(read)
-            return
+
+    def _begin_write(self, op: Op, deadline_s: float, expires_at_ms: int) -> None:
+        process = self._processes
         write = Write(
             KEYSPACE,
             op.key,
@@ -293,6 +301,12 @@ class SimSidecar:
         op.version = write.version
         outcome = write.error.outcome if write.error is not None else None
         self._end(op, OK if write.error is None else outcome.name if outcome else "", write.error)
+
+    def _register_ended(
+        self, op: RegisterOp, process: int, outcome: str, error: DataError | None
+    ) -> None:
+        if process == self._processes:
+            self._end(op, outcome, error)
 
     def _end(self, op: Op, outcome: str, error: object) -> None:
         op.ends += 1

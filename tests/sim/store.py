@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from buckets.bucket_map import Bucket, BucketMap, Keyspace, Owner, Stage
+from buckets.bucket_map import Bucket, BucketMap, Keyspace, KeyspaceSettings, Mode, Owner, Stage
 from buckets.codec import encode_entry, map_resources
 from buckets.topology import Node, NodeState
 from protos.dabbawala.v1 import discovery_pb2
 from tests.sim.history import History
-from tests.sim.server import KEYSPACE, SETTINGS
+from tests.sim.server import KEYSPACE
 from tests.sim.trace import Trace
 
 
@@ -51,6 +51,16 @@ class Store:
         """The bucket as it is agreed."""
         return self.map.keyspaces[KEYSPACE].buckets[0]
 
+    @property
+    def settings(self) -> KeyspaceSettings:
+        """What the keyspace was created with."""
+        return self.map.keyspaces[KEYSPACE].settings
+
+    @property
+    def linearizable(self) -> bool:
+        """Whether the keys are registers."""
+        return self.settings.mode is Mode.LINEARIZABLE
+
     def node(self, number: int) -> Node:
         """A node as it is agreed."""
         return self.map.nodes[number]
@@ -79,7 +89,7 @@ class Store:
             return False
         keyspaces = self.map.keyspaces
         if bucket is not None:
-            keyspaces = {KEYSPACE: Keyspace(SETTINGS, (bucket,))}
+            keyspaces = {KEYSPACE: Keyspace(self.settings, (bucket,))}
         table = {**self.map.nodes, **{node.number: node for node in nodes}}
         self.cursor = cursor or self.cursor
         self._trace(leader, "commits %s %s %s", bucket or "no bucket", nodes, self.cursor)
@@ -115,7 +125,7 @@ class Store:
         if self.cursor != Cursor() or self.bucket.stage is not Stage.OLD:
             return False
         bucket = replace(self.bucket, epoch=self.bucket.epoch + 1)
-        keyspaces = {KEYSPACE: Keyspace(SETTINGS, (bucket,))}
+        keyspaces = {KEYSPACE: Keyspace(self.settings, (bucket,))}
         self._trace("operator", "raises the epoch to %d", bucket.epoch)
         self._adopt(replace(self.map, revision=self.revision + 1, keyspaces=keyspaces))
         return True

@@ -16,6 +16,7 @@ from replicas.quorum import majority
 from tests.sim.controller import Answer, Answers, Ask, Controller, Job, Request
 from tests.sim.jobs import begin_life, collect, copy_to, raise_fences
 from tests.sim.moves import join_anew, move
+from tests.sim.register_jobs import ballot_floor, pass_through
 from tests.sim.rules import RULES
 from tests.sim.server import KEYS
 from tests.sim.store import Cursor
@@ -143,16 +144,41 @@ def _take_back(controller: Controller, number: int, life: bytes) -> Step:
     fenced = yield from raise_fences(controller, others)
     if len(fenced) < majority(len(bucket.owners)) or revision != store.revision:
         return store.leader == controller.name
+    if store.linearizable:
+        restored = yield from _take_back_acceptor(controller, node, life, fenced)
+    else:
+        restored = yield from _restore(controller, node, life, fenced)
+    if not restored:
+        return store.leader == controller.name
+    return _publish_life(controller, revision, replace(node, run_id=life))
+
+
+def _restore(controller: Controller, node: Node, life: bytes, fenced: set[int]) -> Step:
+    """Fence and records of a new life, from a majority of the others."""
+    number, bucket = node.number, controller.store.bucket
     began = yield from begin_life(controller, number, incarnation=node.incarnation, life=life)
     records = yield from collect(controller, sorted(fenced), majority(len(bucket.owners)))
     if not began or records is None:
-        return store.leader == controller.name
-    copied = yield from copy_to(
-        controller, number, records, incarnation=node.incarnation, life=life
+        return False
+    return (
+        yield from copy_to(controller, number, records, incarnation=node.incarnation, life=life)
     )
-    if not copied:
-        return store.leader == controller.name
-    return _publish_life(controller, revision, replace(node, run_id=life))
+
+
+def _take_back_acceptor(controller: Controller, node: Node, life: bytes, fenced: set[int]) -> Step:
+    """An acceptor that may have forgotten promises: a floor above them, and every key through an
+    identity change by a majority of the others.
+    """
+    floor = yield from ballot_floor(controller, node.number, life)
+    if floor is None:
+        return False
+    began = yield from begin_life(
+        controller, node.number, incarnation=node.incarnation, life=life, floor=floor
+    )
+    if not began:
+        return False
+    need = majority(len(controller.store.bucket.owners))
+    return (yield from pass_through(controller, sorted(fenced), need, [(fenced, need)]))
 
 
 def _publish_life(controller: Controller, revision: int, node: Node) -> bool:

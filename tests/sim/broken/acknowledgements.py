@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import sidecar.core.route
 from buckets.bucket_map import Consistency
 from replicas.quorum import Group, Needs, majority
+from sidecar.core.coordinator import Coordinator
 from sidecar.core.levels import Members, needs
+from sidecar.core.operation import Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.write import WriteRun
 from sidecar.errors import Outcome
@@ -45,6 +49,34 @@ def not_applied_unproved() -> Iterator[None]:
         return Outcome.UNKNOWN if self.acked else Outcome.NOT_APPLIED
 
     with patched(WriteRun, outcome=outcome):
+        yield
+
+
+@contextmanager
+def tally_across_epochs() -> Iterator[None]:
+    """A write that goes on under another epoch keeps the acknowledgements of the former one."""
+    acked: WeakKeyDictionary[Coordinator, dict[bytes, set[int]]] = WeakKeyDictionary()
+    abandon_before, start_before = Coordinator._abandon, WriteRun.start
+
+    def abandon(self: Coordinator, run: Any) -> Read | Write | None:
+        op = abandon_before(self, run)
+        if isinstance(run, WriteRun) and isinstance(op, Write):
+            nodes = {
+                peer.node.number
+                for slot, peer in enumerate(run.route.peers)
+                if run.acked >> slot & 1
+            }
+            acked.setdefault(self, {}).setdefault(op.version, set()).update(nodes)
+        return op
+
+    def start(self: WriteRun) -> None:
+        if self.op is not None and isinstance(self.core, Coordinator):
+            before = acked.get(self.core, {}).get(self.op.version, set())
+            for slot, peer in enumerate(self.route.peers):
+                self.acked |= (peer.node.number in before) << slot
+        start_before(self)
+
+    with patched(Coordinator, _abandon=abandon), patched(WriteRun, start=start):
         yield
 
 

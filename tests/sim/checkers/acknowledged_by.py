@@ -26,7 +26,7 @@ def acknowledged_by(history: History) -> list[str]:
             and ack.epoch == op.bucket.epoch
             and history.trusted.get(ack.life, op.ended) < op.ended
         }
-        for members, need in groups(op, op.bucket):
+        for members, need in groups(op, op.bucket, op.level):
             if len(members & holders) < need:
                 had = sorted(owner.node for owner in members & holders)
                 of = sorted(owner.node for owner in members)
@@ -37,8 +37,8 @@ def acknowledged_by(history: History) -> list[str]:
     return found
 
 
-def groups(op: Op, bucket: Bucket) -> list[tuple[set[Owner], int]]:
-    """Who must have acknowledged: sets of owners, and how many of each."""
+def groups(op: Op, bucket: Bucket, level: int) -> list[tuple[set[Owner], int]]:
+    """Who must have acknowledged at a level: sets of owners, and how many of each."""
     members = list(dict.fromkeys(bucket.owners + bucket.pending))
     zone = dict(zip(members, op.zones, strict=True))
     old, new = set(bucket.owners), set(bucket.pending or bucket.owners)
@@ -51,7 +51,7 @@ def groups(op: Op, bucket: Bucket) -> list[tuple[set[Owner], int]]:
     found = []
     for owners in sets:
         local = {owner for owner in owners if zone[owner] == op.zone}
-        match Consistency(op.level):
+        match Consistency(level):
             case Consistency.ONE | Consistency.ANY:
                 found.append((owners, 1))
             case Consistency.LOCAL_ONE:

@@ -209,12 +209,21 @@ def test_a_repeat_that_reaches_nobody_stays_unknown() -> None:
     assert modify(cluster.sidecar, operation_id=operation_id()).outcome is Outcome.UNKNOWN
 
 
-@pytest.mark.parametrize("id_", [b"short", bytes(16), operation_id(at_ms=2_000_000_000_000)])
+@pytest.mark.parametrize("id_", [b"short", bytes(16)])
 def test_an_id_that_the_key_could_not_remember_is_refused(id_: bytes) -> None:
     cluster = linearizable()
     refused = modify(cluster.sidecar, operation_id=id_)
     assert refused.outcome is Outcome.NOT_APPLIED
     assert refused.reason is Reason.OPERATION_ID_INVALID
+
+
+def test_an_id_from_the_future_is_refused_but_a_faster_sidecar_may_have_applied_it() -> None:
+    cluster = linearizable()
+    refused = modify(cluster.sidecar, operation_id=operation_id(at_ms=2_000_000_000_000))
+    assert refused.reason is Reason.OPERATION_ID_INVALID
+    assert refused.outcome is Outcome.UNKNOWN
+    assert refused.op.error.operation_id == refused.op.operation_id
+    assert not cluster.link(1).commands
 
 
 def test_an_id_older_than_what_the_key_remembers_is_not_applied_again() -> None:
