@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from control_plane.cli import session_file
 from control_plane.cli.calls import sidecar
 from control_plane.cli.errors import EXIT_FAILED, EXIT_USAGE, CommandError
 from control_plane.cli.options import (
@@ -24,6 +25,7 @@ from control_plane.cli.options import (
     level_number,
 )
 from control_plane.cli.output import coloured, console, next_commands, pairs, print_json, table
+from control_plane.cli.session_file import SessionFile
 from control_plane.cli.views import bytes_view, shown
 from protos.dabbawala.v1 import data_pb2
 
@@ -52,6 +54,7 @@ def get(
     keyspace: Keyspace = "default",
     consistency: ConsistencyLevel = None,
     raw: Raw = False,
+    session: SessionFile = None,
     sidecar_address: SidecarAddress = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     output: Output = OutputFormat.TABLE,
@@ -62,9 +65,11 @@ def get(
         key=os.fsencode(key),
         consistency=level_number(consistency),
         timeout_ms=_milliseconds(timeout),
+        session=session_file.brought(session),
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Get, request)
+    session_file.keep(session, response.session)
     if output is OutputFormat.JSON:
         print_json(_get_view(request, response))
     elif response.found and raw:
@@ -85,6 +90,7 @@ def put(
     consistency: ConsistencyLevel = None,
     ttl: TimeToLive = None,
     retry_version: RetryVersion = "",
+    session: SessionFile = None,
     sidecar_address: SidecarAddress = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     output: Output = OutputFormat.TABLE,
@@ -98,9 +104,11 @@ def put(
         timeout_ms=_milliseconds(timeout),
         expires_at_ms=0 if ttl is None else int((time.time() + ttl) * 1000),
         retry_version=_version_bytes(retry_version),
+        session=session_file.brought(session),
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Put, request)
+    session_file.keep(session, response.session)
     written = {"superseded": response.superseded}
     _print_write(output, request, response, written)
 
@@ -110,6 +118,7 @@ def delete(
     keyspace: Keyspace = "default",
     consistency: ConsistencyLevel = None,
     retry_version: RetryVersion = "",
+    session: SessionFile = None,
     sidecar_address: SidecarAddress = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     output: Output = OutputFormat.TABLE,
@@ -121,9 +130,11 @@ def delete(
         consistency=level_number(consistency),
         timeout_ms=_milliseconds(timeout),
         retry_version=_version_bytes(retry_version),
+        session=session_file.brought(session),
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Delete, request)
+    session_file.keep(session, response.session)
     written = {"existed": response.existed, "superseded": response.superseded}
     _print_write(output, request, response, written)
 
