@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
+from tests.support.fault_table import Judged
 from tests.support.local_cluster import (
     CHANNEL_OPTIONS,
     LocalCluster,
@@ -44,6 +45,7 @@ class Hopper:
     token: bytes = b"new"
     met: dict[bytes, int] = field(default_factory=dict)  # key -> the newest value met
     reads: int = 0
+    writes: int = 0
     escalated: int = 0
     stale: int = 0
     failed: int = 0
@@ -74,6 +76,7 @@ class Hopper:
         )
         put = door.Put(request, timeout=5)
         self.token = put.session
+        self.writes += 1
         if not put.superseded:  # by an earlier one, whose outcome was not known
             self.met[key] = value
 
@@ -91,7 +94,10 @@ class Hopper:
         self.met[key] = max(value, before)
 
 
-def test_a_session_that_hops_reads_its_writes_and_never_goes_back(three: LocalCluster) -> None:
+@pytest.mark.fault(27)
+def test_a_session_that_hops_reads_its_writes_and_never_goes_back(
+    three: LocalCluster, judged: Judged
+) -> None:
     other = second_sidecar(three, "b")
     wait_until(lambda: len(three.status().sidecars) == 2, "the second sidecar has the map")
     ended = threading.Event()
@@ -110,7 +116,13 @@ def test_a_session_that_hops_reads_its_writes_and_never_goes_back(three: LocalCl
             ended.set()
             for thread in threads:
                 thread.join()
-    assert [wrong for hopper in hoppers for wrong in hopper.wrong] == []
+    wrong = [what for hopper in hoppers for what in hopper.wrong]
+    answered = sum(hopper.reads + hopper.writes for hopper in hoppers)
+    failed = sum(hopper.failed for hopper in hoppers)
+    judged.count(
+        operations=answered + failed, acknowledged=answered, unknown=failed, lost=len(wrong)
+    )
+    assert wrong == []
     assert sum(hopper.escalated for hopper in hoppers) > 0  # something did lag
     assert sum(hopper.stale for hopper in hoppers) < sum(hopper.reads for hopper in hoppers)
 
