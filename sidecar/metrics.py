@@ -64,6 +64,7 @@ class _Families(Collector):
         yield from self._nodes()
         yield from self._hints()
         yield from self._clock()
+        yield from self._divergence()
         yield from self._gauges()
 
     def _doors(self) -> Iterator[Metric]:
@@ -127,6 +128,22 @@ class _Families(Collector):
             ("needs_repair_buckets", "Buckets that lost a hint", len(hints.marks)),
         ):
             yield GaugeMetricFamily(f"dabbawala_{name}", text, value=number)
+
+    def _divergence(self) -> Iterator[Metric]:
+        labels = ["keyspace", "bucket"]
+        keys = CounterMetricFamily(
+            "dabbawala_divergent_reads", "Reads of keys whose replicas differed", labels=labels
+        )
+        oldest = GaugeMetricFamily(
+            "dabbawala_divergent_oldest_timestamp_seconds",
+            "When the oldest version was written that a read found to be missing on a replica",
+            labels=labels,
+        )
+        for place in self._stats.divergent:
+            label = [place.keyspace, str(place.bucket) if place.keyspace else "others"]
+            keys.add_metric(label, place.keys)
+            oldest.add_metric(label, place.oldest_ms / 1000)
+        yield from (keys, oldest)
 
     def _clock(self) -> Iterator[Metric]:
         clock = self._stats.clock

@@ -11,6 +11,7 @@ from sidecar.background.hint_ledger import HintsView
 from sidecar.core.clocks import Clocks, skewed_text
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.counters import LATENCY_BUCKETS
+from sidecar.core.divergence import Divergence
 from sidecar.hint_stats import merge_hints
 from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.resp_door import RespDoor
@@ -54,6 +55,15 @@ class ClockStats(msgspec.Struct):
         return f"its clock is {skewed_text(self.skew_ms)}; {goes}"
 
 
+class DivergentBucket(msgspec.Struct):
+    """What reads found to differ in one bucket; bucket -1 of no keyspace: in all others."""
+
+    keyspace: str
+    bucket: int
+    keys: int
+    oldest_ms: int  # Unix milliseconds: of the versions that a replica lacked, the earliest
+
+
 class WorkerStats(msgspec.Struct):
     """Counts since a worker's start."""
 
@@ -68,6 +78,7 @@ class WorkerStats(msgspec.Struct):
     nodes: list[NodeStats]
     hints: HintsView
     clock: ClockStats
+    divergent: list[DivergentBucket]
     active: int
     map_revision: int
     resident_bytes: int
@@ -129,6 +140,7 @@ def worker_stats(
         ],
         hints=hints,
         clock=clock_stats(core.clocks),
+        divergent=_divergent(counters.divergence),
         active=core.active,
         map_revision=core.map.revision if core.map is not None else 0,
         resident_bytes=resident_bytes(),
@@ -145,6 +157,13 @@ def clock_stats(clocks: Clocks) -> ClockStats:
         nodes=clocks.nodes,
         tolerance_ms=clocks.tolerance_ms,
     )
+
+
+def _divergent(found: Divergence) -> list[DivergentBucket]:
+    return [
+        DivergentBucket(*place, one.keys, one.oldest_ms)
+        for place, one in sorted(found.places.items())
+    ]
 
 
 def _rounded(value_ms: float | None) -> float | None:
@@ -179,10 +198,18 @@ def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
         total.resident_bytes += other.resident_bytes
         total.workers += other.workers
         total.hints = merge_hints(total.hints, other.hints)
+        total.divergent = _merged(total.divergent, other.divergent)
         if abs(other.clock.skew_ms or 0.0) > abs(total.clock.skew_ms or 0.0):
             total.clock = other.clock  # one host has one clock: the worst that was seen of it
         _add_nodes(total, other)
     return total
+
+
+def _merged(mine: list[DivergentBucket], theirs: list[DivergentBucket]) -> list[DivergentBucket]:
+    both = Divergence()
+    for one in (*mine, *theirs):
+        both.add((one.keyspace, one.bucket), one.keys, one.oldest_ms)
+    return _divergent(both)
 
 
 def _add_nodes(total: WorkerStats, other: WorkerStats) -> None:

@@ -1,5 +1,6 @@
 """Plain integers of the data path, read by the metrics; an increment costs 30 ns."""
 
+from sidecar.core.divergence import Divergence
 from sidecar.errors import DataError, Outcome, Reason
 
 LATENCY_BUCKETS = 24  # powers of two of microseconds: bucket i holds less than 2^i us
@@ -27,6 +28,7 @@ class Counters:
     __slots__ = (
         "corrupt_records",
         "demotions",
+        "divergence",
         "errors",
         "fence_refusals",
         "not_applied",
@@ -55,6 +57,7 @@ class Counters:
         self.outbid = 0  # attempts at a register that another operation was faster than
         self.not_applied = 0
         self.unknown = 0
+        self.divergence = Divergence()
         self.errors: dict[Reason, int] = dict.fromkeys(Reason, 0)
 
     def failed(self, error: DataError) -> None:

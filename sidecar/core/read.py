@@ -229,6 +229,9 @@ class ReadRun:
         """Bring the newest version to those that lack it, before or after the answer."""
         best, holders = self._newest()
         behind = self.acked & ~holders
+        if behind and best is not None:
+            found = self.core.counters.divergence.found
+            found(self.route.keyspace, self.route.bucket, best.version)
         op.record = best
         repair = RepairRun(self.core, self.route, self.key, best, holders=holders)
         if before_answer:

@@ -2,14 +2,18 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from buckets.bucket_map import Consistency
 from replicas.record import Record, decode_record
 from replicas.version import ZERO_VERSION
+from tests.support.fake_cluster import KEYS, FakeCluster
 from tests.support.replica_records import sealed, version_at
 from tests.support.replica_subjects import ServerSubject
 from tests.support.servers import ServerFailed, installed, start_redis, start_valkey, stopped_after
@@ -142,3 +146,81 @@ def as_lua_reads_it(record: Record) -> list[object]:
         b"%d" % int.from_bytes(record.version[:6], "big"),
         record.order[16:],
     ]
+
+
+# --- eight sidecars, one millisecond
+
+SIDECARS = 8
+SHARED_KEYS = [b"key-%d" % number for number in range(5)]
+MISS_TURNS = 40
+
+
+class RealReplica:
+    """A real server in the place of a simulated one."""
+
+    def __init__(self, subject: ServerSubject, run_id: bytes) -> None:
+        self.run_id = run_id
+        self.subject = subject
+
+    def execute(self, command: bytes, _now_ms: int) -> object:
+        return self.subject.execute(command)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, english: Path) -> Iterator[FakeCluster]:
+    """Three servers, in two locales and of two makes, that own one bucket."""
+    cluster = FakeCluster()
+    kinds = ((start_valkey, "C"), (start_valkey, "en_US.UTF-8"), (start_redis, "en_US.UTF-8"))
+    with ExitStack() as stack:
+        for number, (start, locale) in enumerate(kinds, 1):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            with pytest.MonkeyPatch.context() as environment:
+                environment.setenv("LOCPATH", str(english))
+                environment.setenv("LC_ALL", locale)
+                subject = ServerSubject(stack.enter_context(stopped_after(start(folder))))
+            stack.callback(subject.close)
+            real = RealReplica(subject, cluster.replicas[number].run_id)
+            cluster.replicas[number] = real  # type: ignore[assignment]
+            cluster.fence_created(number)
+        yield cluster
+
+
+def contents(cluster: FakeCluster, number: int) -> dict[bytes, bytes]:
+    replica = cluster.replicas[number]
+    assert isinstance(replica, RealReplica)
+    fields = replica.subject.fields(KEYS.data)
+    return {field: raw for field, raw in fields.items() if field.startswith(b"k")}
+
+
+@pytest.mark.slow
+@pytest.mark.peers
+@pytest.mark.parametrize("seed", range(3))
+def test_eight_sidecars_that_write_the_same_keys_in_one_millisecond_leave_replicas_identical(
+    mixed: FakeCluster, seed: int
+) -> None:
+    """The clock stands still, so counters and writers alone decide; what arrives when is random."""
+    chance = Random(seed)
+    sidecars = [mixed.sidecar, *(mixed.new_sidecar() for _ in range(SIDECARS - 1))]
+    asked = []
+    for turn in range(400):
+        writer = chance.choice(sidecars)
+        key, value = chance.choice(SHARED_KEYS), b"%d" % turn
+        asked.append(writer.put(key, value, Consistency.ONE))
+        if turn % MISS_TURNS == 0:  # a link breaks under what is on its way
+            number = chance.choice((1, 2, 3))
+            writer.links[number].cut()
+            writer.connect(number)
+        for _ in range(chance.randrange(6)):
+            link = chance.choice(list(chance.choice(sidecars).links.values()))
+            link.deliver(chance.randint(0, len(link.commands)))
+            link.answer(chance.randint(0, len(link.replies)))
+    mixed.flow()
+    assert len({one.write.version[:6] for one in asked}) == 1  # one millisecond
+    assert len({one.write.version for one in asked}) == len(asked)
+    for key in SHARED_KEYS:
+        mixed.sidecar.get(key, Consistency.ALL)  # repairs what differs
+        mixed.flow()
+    first, *others = [contents(mixed, number) for number in (1, 2, 3)]
+    assert set(first) == {b"k" + key for key in SHARED_KEYS}
+    assert others == [first, first]
