@@ -36,9 +36,13 @@ STREAMS = 64
 CLOCK_TICKS_PER_S = 100
 
 
+def _respond(call: Call, message: bytes) -> None:
+    call.respond(message)
+
+
 async def serve_door(listener: socket.socket) -> None:
     """Our engine."""
-    door = GrpcDoor(GrpcRoutes({PATH.encode(): Call.respond}), GrpcLimits(), time.monotonic_ns)
+    door = GrpcDoor(GrpcRoutes({PATH.encode(): _respond}), GrpcLimits(), time.monotonic_ns)
     server = await asyncio.get_running_loop().create_server(door, sock=listener)
     print(listener.getsockname()[1], flush=True)
     await server.serve_forever()

@@ -74,7 +74,8 @@ class DataPath:
         self.draining = False
 
     def _make_grpc_door(self) -> GrpcDoor:
-        data = GrpcRoutes(unary=DataService(self.core, time.monotonic).handlers())
+        service = DataService(self.core, time.monotonic)
+        data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
         limits = GrpcLimits(max_connections=self._config.max_connections)
         return GrpcDoor(routes, limits, time.monotonic_ns)

@@ -13,10 +13,11 @@ from sidecar.core.scan import Scanner
 from sidecar.core.session_ops import Session
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
+from sidecar.net.pipeline_service import PipelineCalls
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
 from sidecar.net.scan_service import ScanCalls
 from sidecar.net.session_calls import SESSION, open_for, start_in_session
-from sidecar.wire.grpc import Call, UnaryHandler
+from sidecar.wire.grpc import Call, StreamHandler, UnaryHandler
 
 SERVICE = b"/dabbawala.v1.Data/"
 MAX_BATCH = 10_000
@@ -46,6 +47,17 @@ class DataService:
             SERVICE + b"Scan": self._scans.scan,
             SERVICE + b"Locate": self.locate,
         }
+
+    def streams(self) -> dict[bytes, StreamHandler]:
+        """Full method path -> handler."""
+        unary = self.handlers()
+        requests = pb.PipelineRequest.DESCRIPTOR.oneofs_by_name["request"].fields
+        handlers = {
+            field.name: unary[SERVICE + field.message_type.name.removesuffix("Request").encode()]
+            for field in requests
+            if field.message_type is not None
+        }
+        return {SERVICE + b"Pipeline": PipelineCalls(handlers, self._monotonic)}
 
     def deadline(self, call: Call, timeout_ms: int) -> float:
         """The earlier of the request's timeout and the caller's grpc-timeout, in loop time."""

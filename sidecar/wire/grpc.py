@@ -8,10 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.wire.grpc_codec import ANSWER_HEAD, OK_TRAILERS, PREFIX, status_trailers
-from sidecar.wire.http2_limits import MIB, Counters, Http2Limits
-from sidecar.wire.http2_stream import Stream
-from sidecar.wire.http2_streams import Http2Streams
+from sidecar.wire.http2_limits import MIB, Http2Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,41 +23,22 @@ class GrpcLimits(Http2Limits):
 
 
 class Call:
-    """One request. The first ending (`respond`, `fail` or `finish`) counts; later ones, and all on
-    a dead call, do nothing.
+    """One request, as its service sees it. The first ending (`respond`, `fail` or `finish`) counts;
+    later ones, and all on a dead call, do nothing.
 
     A cancelled call must still be ended by its service: until then it keeps its place among the
     connection's streams.
     """
 
-    __slots__ = (
-        "_answering",
-        "_counters",
-        "_http",
-        "_stream",
-        "ended",
-        "metadata",
-        "method",
-        "on_cancel",
-        "on_writable",
-        "tag",
-        "timeout_ns",
-    )
+    __slots__ = ("ended", "metadata", "method", "on_cancel", "on_writable", "tag", "timeout_ns")
 
     def __init__(
         self,
-        http: Http2Streams,
-        stream: Stream,
-        counters: Counters,
         *,
         method: bytes,
         metadata: tuple[tuple[bytes, bytes], ...],
         timeout_ns: int | None,
     ) -> None:
-        self._http = http
-        self._stream = stream
-        self._counters = counters
-        self._answering = False  # the answer's headers are out
         self.ended = False  # the service has ended the call
         self.method = method  # b"/package.Service/Method"
         # Lower-case names; the values of names ending in -bin are decoded. Fields that belong to
@@ -73,29 +51,15 @@ class Call:
         self.on_cancel: Callable[[Call], None] | None = None
         # There is room again, after `send` had said False.
         self.on_writable: Callable[[Call], None] | None = None
-        counters.calls_started += 1
 
     @property
     def cancelled(self) -> bool:
         """The client has gone: nothing more will reach it."""
-        return self._stream.reset
+        raise NotImplementedError
 
     def respond(self, message: bytes) -> None:
         """The one message of a unary answer, or the last one of a stream; status OK."""
-        if self.ended:
-            return
-        if self._answering:
-            self.send(message)
-            self.finish()
-            return
-        counters = self._counters
-        counters.messages_sent += 1
-        counters.calls_ended += 1
-        self.ended = True
-        self._http.answer(
-            self._stream, ANSWER_HEAD, PREFIX.pack(0, len(message)) + message, OK_TRAILERS
-        )
-        self._release()
+        raise NotImplementedError
 
     def fail(self, status: int, message: str, details: bytes = b"") -> None:
         """Ends the call with an error. `details`: a serialized google.rpc.Status, left out beyond
@@ -107,35 +71,19 @@ class Call:
         """One message of a streaming answer. It is always taken; False asks to wait for
         `on_writable` with the next.
         """
-        if self.ended:
-            return False
-        self._counters.messages_sent += 1
-        if not self._answering:
-            self._answering = True
-            self._http.start(self._stream, ANSWER_HEAD)
-        return self._http.send(self._stream, PREFIX.pack(0, len(message)) + message)
+        raise NotImplementedError
 
     def finish(self, status: int = 0, message: str = "", details: bytes = b"") -> None:
         """Ends a streaming answer, after all that was sent."""
-        if self.ended:
-            return
-        self.ended = True
-        self._counters.calls_ended += 1
-        self._counters.calls_failed += status != 0
-        block = status_trailers(status, message, details)
-        self._http.end(self._stream, block if self._answering else ANSWER_HEAD + block)
-        self._release()
+        raise NotImplementedError
 
     def pause(self) -> None:
         """Asks the client to stop sending; what a window holds (256 KiB) may still come."""
-        self._http.hold_credit(self._stream, True)
+        raise NotImplementedError
 
     def resume(self) -> None:
         """Lets the client send again."""
-        self._http.hold_credit(self._stream, False)
-
-    def _release(self) -> None:
-        """The service has ended the call: what the request's body holds is given up."""
+        raise NotImplementedError
 
 
 UnaryHandler = Callable[[Call, bytes], None]

@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
+from sidecar.wire.grpc import GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
+from sidecar.wire.grpc_call import Http2Call
 from sidecar.wire.grpc_codec import (
     CANCELLED,
     INTERNAL,
@@ -66,7 +67,7 @@ class GrpcConnection:
             stream.user.receive_body(b"", True)
 
 
-class _ServedCall(Call):
+class _ServedCall(Http2Call):
     """A call with its receiving side."""
 
     __slots__ = ("_connection", "_encoding", "_reader")

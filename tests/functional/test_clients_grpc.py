@@ -295,3 +295,30 @@ def test_a_cursor_is_refused_where_it_does_not_belong(data: data_pb2_grpc.DataSt
             data.Scan(other, timeout=5)
         error = rich(failed.value)
         assert (error.code, error.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["cursor"])
+
+
+def test_a_pipeline_answers_each_request_and_ends(data: data_pb2_grpc.DataStub) -> None:
+    puts = [
+        data_pb2.PipelineRequest(id=n, put=data_pb2.PutRequest(key=b"p%d" % n, value=b"%d" % n))
+        for n in range(1, 500)
+    ]
+    answers = {answer.id: answer for answer in data.Pipeline(iter(puts), timeout=20)}
+    assert {answer.WhichOneof("response") for answer in answers.values()} == {"put"}
+    gets = [
+        data_pb2.PipelineRequest(id=n, get=data_pb2.GetRequest(key=b"p%d" % n)) for n in answers
+    ]
+    found = {answer.id: answer.get.value for answer in data.Pipeline(iter(gets), timeout=20)}
+    assert found == {n: b"%d" % n for n in range(1, 500)}
+
+
+def test_a_pipeline_of_large_values_stays_within_the_windows(data: data_pb2_grpc.DataStub) -> None:
+    value = bytes(1 << 19)
+    data.Put(data_pb2.PutRequest(key=b"large", value=value), timeout=5)
+    gets = [
+        data_pb2.PipelineRequest(id=n, get=data_pb2.GetRequest(key=b"large")) for n in range(60)
+    ]
+    seen = []
+    for answer in data.Pipeline(iter(gets), timeout=20):
+        assert answer.get.value == value
+        seen.append(answer.id)
+    assert sorted(seen) == list(range(60))

@@ -59,7 +59,10 @@ class EchoStream:
 class _EchoSink:
     def __init__(self, call: Call) -> None:
         self._call = call
-        call.on_writable = Call.resume
+        call.on_writable = self._on_writable
+
+    def _on_writable(self, call: Call) -> None:
+        call.resume()
 
     def message(self, message: bytes) -> None:
         if not self._call.send(message):

@@ -11,7 +11,7 @@ from typing import Final
 from hpack import Decoder
 
 from sidecar.wire import http2_frames as h2
-from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
+from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes
 from sidecar.wire.grpc_codec import PREFIX
 from sidecar.wire.grpc_server import GrpcConnection
 from sidecar.wire.http2_limits import SECOND_NS, Counters
@@ -23,6 +23,11 @@ CODES: Final = {
     or (name.endswith("_ERROR") and isinstance(value, int))
 }
 Fields = list[tuple[str, str]]
+
+
+def echo(call: Call, body: bytes) -> None:
+    """A handler that answers with what it was given."""
+    call.respond(body)
 
 
 def message(body: bytes, compressed: int = 0) -> bytes:

@@ -211,6 +211,10 @@ class DataStandIn(DataServicer):
         self.asked.append(request)
         return data_pb2.BatchWriteResponse(results=[self._write(item) for item in request.items])
 
+    async def Pipeline(self, request_iterator: Any, context: Any) -> Any:
+        await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "not asked for by any test")
+        yield
+
     async def Scan(self, request: Any, context: Any) -> Any:
         await refuse(context, grpc.StatusCode.UNIMPLEMENTED, "not asked for by any test")
 

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -888,6 +889,135 @@ class ScanEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ScanEntry: _TypeAlias = ScanEntry  # noqa: Y015
+
+@_typing.final
+class PipelineRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    GET_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    COMPARE_AND_SET_FIELD_NUMBER: _builtins.int
+    INCREMENT_FIELD_NUMBER: _builtins.int
+    TRANSACT_FIELD_NUMBER: _builtins.int
+    BATCH_GET_FIELD_NUMBER: _builtins.int
+    BATCH_WRITE_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    LOCATE_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """the client's, given back with the answer"""
+    @_builtins.property
+    def get(self) -> Global___GetRequest: ...
+    @_builtins.property
+    def put(self) -> Global___PutRequest: ...
+    @_builtins.property
+    def delete(self) -> Global___DeleteRequest: ...
+    @_builtins.property
+    def compare_and_set(self) -> Global___CompareAndSetRequest: ...
+    @_builtins.property
+    def increment(self) -> Global___IncrementRequest: ...
+    @_builtins.property
+    def transact(self) -> Global___TransactRequest: ...
+    @_builtins.property
+    def batch_get(self) -> Global___BatchGetRequest: ...
+    @_builtins.property
+    def batch_write(self) -> Global___BatchWriteRequest: ...
+    @_builtins.property
+    def scan(self) -> Global___ScanRequest: ...
+    @_builtins.property
+    def locate(self) -> Global___LocateRequest: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        get: Global___GetRequest | None = ...,
+        put: Global___PutRequest | None = ...,
+        delete: Global___DeleteRequest | None = ...,
+        compare_and_set: Global___CompareAndSetRequest | None = ...,
+        increment: Global___IncrementRequest | None = ...,
+        transact: Global___TransactRequest | None = ...,
+        batch_get: Global___BatchGetRequest | None = ...,
+        batch_write: Global___BatchWriteRequest | None = ...,
+        scan: Global___ScanRequest | None = ...,
+        locate: Global___LocateRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_get", b"batch_get", "batch_write", b"batch_write", "compare_and_set", b"compare_and_set", "delete", b"delete", "get", b"get", "increment", b"increment", "locate", b"locate", "put", b"put", "request", b"request", "scan", b"scan", "transact", b"transact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_get", b"batch_get", "batch_write", b"batch_write", "compare_and_set", b"compare_and_set", "delete", b"delete", "get", b"get", "id", b"id", "increment", b"increment", "locate", b"locate", "put", b"put", "request", b"request", "scan", b"scan", "transact", b"transact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["get", "put", "delete", "compare_and_set", "increment", "transact", "batch_get", "batch_write", "scan", "locate"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___PipelineRequest: _TypeAlias = PipelineRequest  # noqa: Y015
+
+@_typing.final
+class PipelineResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    GET_FIELD_NUMBER: _builtins.int
+    PUT_FIELD_NUMBER: _builtins.int
+    DELETE_FIELD_NUMBER: _builtins.int
+    COMPARE_AND_SET_FIELD_NUMBER: _builtins.int
+    INCREMENT_FIELD_NUMBER: _builtins.int
+    TRANSACT_FIELD_NUMBER: _builtins.int
+    BATCH_GET_FIELD_NUMBER: _builtins.int
+    BATCH_WRITE_FIELD_NUMBER: _builtins.int
+    SCAN_FIELD_NUMBER: _builtins.int
+    LOCATE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    @_builtins.property
+    def get(self) -> Global___GetResponse: ...
+    @_builtins.property
+    def put(self) -> Global___PutResponse: ...
+    @_builtins.property
+    def delete(self) -> Global___DeleteResponse: ...
+    @_builtins.property
+    def compare_and_set(self) -> Global___CompareAndSetResponse: ...
+    @_builtins.property
+    def increment(self) -> Global___IncrementResponse: ...
+    @_builtins.property
+    def transact(self) -> Global___TransactResponse: ...
+    @_builtins.property
+    def batch_get(self) -> Global___BatchGetResponse: ...
+    @_builtins.property
+    def batch_write(self) -> Global___BatchWriteResponse: ...
+    @_builtins.property
+    def scan(self) -> Global___ScanResponse: ...
+    @_builtins.property
+    def locate(self) -> Global___LocateResponse: ...
+    @_builtins.property
+    def error(self) -> _status_pb2.Status:
+        """what the same call alone would have ended with"""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        get: Global___GetResponse | None = ...,
+        put: Global___PutResponse | None = ...,
+        delete: Global___DeleteResponse | None = ...,
+        compare_and_set: Global___CompareAndSetResponse | None = ...,
+        increment: Global___IncrementResponse | None = ...,
+        transact: Global___TransactResponse | None = ...,
+        batch_get: Global___BatchGetResponse | None = ...,
+        batch_write: Global___BatchWriteResponse | None = ...,
+        scan: Global___ScanResponse | None = ...,
+        locate: Global___LocateResponse | None = ...,
+        error: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch_get", b"batch_get", "batch_write", b"batch_write", "compare_and_set", b"compare_and_set", "delete", b"delete", "error", b"error", "get", b"get", "increment", b"increment", "locate", b"locate", "put", b"put", "response", b"response", "scan", b"scan", "transact", b"transact"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_get", b"batch_get", "batch_write", b"batch_write", "compare_and_set", b"compare_and_set", "delete", b"delete", "error", b"error", "get", b"get", "id", b"id", "increment", b"increment", "locate", b"locate", "put", b"put", "response", b"response", "scan", b"scan", "transact", b"transact"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_response: _TypeAlias = _typing.Literal["get", "put", "delete", "compare_and_set", "increment", "transact", "batch_get", "batch_write", "scan", "locate", "error"]  # noqa: Y015
+    _WhichOneofArgType_response: _TypeAlias = _typing.Literal["response", b"response"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_response) -> _WhichOneofReturnType_response | None: ...
+
+Global___PipelineResponse: _TypeAlias = PipelineResponse  # noqa: Y015
 
 @_typing.final
 class Failure(_message.Message):

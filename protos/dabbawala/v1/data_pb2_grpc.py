@@ -84,6 +84,11 @@ class DataStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.FromString,
                 _registered_method=True)
+        self.Pipeline = channel.stream_stream(
+                '/dabbawala.v1.Data/Pipeline',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineResponse.FromString,
+                _registered_method=True)
         self.Locate = channel.unary_unary(
                 '/dabbawala.v1.Data/Locate',
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.LocateRequest.SerializeToString,
@@ -164,6 +169,15 @@ class DataServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Pipeline(self, request_iterator, context):
+        """Many calls over one stream: less work for each than a call of its own. Each answer bears the
+        number of its request and comes when it is ready, in whatever order. A client that does not read
+        its answers is not read either.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Locate(self, request, context):
         """Which bucket, epoch and owners a key has, and which owner a read would take and why.
         """
@@ -218,6 +232,11 @@ def add_DataServicer_to_server(servicer, server):
                     servicer.Scan,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.SerializeToString,
+            ),
+            'Pipeline': grpc.stream_stream_rpc_method_handler(
+                    servicer.Pipeline,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineResponse.SerializeToString,
             ),
             'Locate': grpc.unary_unary_rpc_method_handler(
                     servicer.Locate,
@@ -473,6 +492,33 @@ class Data:
             '/dabbawala.v1.Data/Scan',
             protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_data__pb2.ScanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Pipeline(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/dabbawala.v1.Data/Pipeline',
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_data__pb2.PipelineResponse.FromString,
             options,
             channel_credentials,
             insecure,

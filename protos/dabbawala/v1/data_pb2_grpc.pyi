@@ -61,6 +61,11 @@ class DataStub:
     is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
     in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
     """
+    Pipeline: _grpc.StreamStreamMultiCallable[_data_pb2.PipelineRequest, _data_pb2.PipelineResponse]
+    """Many calls over one stream: less work for each than a call of its own. Each answer bears the
+    number of its request and comes when it is ready, in whatever order. A client that does not read
+    its answers is not read either.
+    """
     Locate: _grpc.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
 
@@ -96,6 +101,11 @@ class DataAsyncStub(DataStub):
     """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
     is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
     in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
+    """
+    Pipeline: _aio.StreamStreamMultiCallable[_data_pb2.PipelineRequest, _data_pb2.PipelineResponse]  # type: ignore[assignment]
+    """Many calls over one stream: less work for each than a call of its own. Each answer bears the
+    number of its request and comes when it is ready, in whatever order. A client that does not read
+    its answers is not read either.
     """
     Locate: _aio.UnaryUnaryMultiCallable[_data_pb2.LocateRequest, _data_pb2.LocateResponse]  # type: ignore[assignment]
     """Which bucket, epoch and owners a key has, and which owner a read would take and why."""
@@ -183,6 +193,17 @@ class DataServicer(metaclass=_abc_1.ABCMeta):
         """The keys of a keyspace, of a prefix or of a bucket, page by page. A key that is there all the time
         is given, at least once; one that comes or goes meanwhile may be. Values are those of the moment
         in which each is read: no snapshot. Go on while there is a next_cursor, also after an empty page.
+        """
+
+    @_abc_1.abstractmethod
+    def Pipeline(
+        self,
+        request_iterator: _MaybeAsyncIterator[_data_pb2.PipelineRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_data_pb2.PipelineResponse], _abc.AsyncIterator[_data_pb2.PipelineResponse]]:
+        """Many calls over one stream: less work for each than a call of its own. Each answer bears the
+        number of its request and comes when it is ready, in whatever order. A client that does not read
+        its answers is not read either.
         """
 
     @_abc_1.abstractmethod

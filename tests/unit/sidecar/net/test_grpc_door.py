@@ -17,7 +17,7 @@ from sidecar.net.grpc_door import GrpcDoor
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes
 from sidecar.wire.http2_limits import SECOND_NS
-from tests.support.http2_playbook import HELLO, call
+from tests.support.http2_playbook import HELLO, call, echo
 
 MIB = 1024 * 1024
 WIDE = h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 2**31 - 1})
@@ -54,7 +54,7 @@ class Listening:
 
 @asynccontextmanager
 async def listening(**limits: int) -> AsyncIterator[Listening]:
-    routes = GrpcRoutes({b"/t.T/Echo": Call.respond, b"/t.T/Blob": blob})
+    routes = GrpcRoutes({b"/t.T/Echo": echo, b"/t.T/Blob": blob})
     door = GrpcDoor(routes, GrpcLimits(**limits), time.monotonic_ns)
     listener = socket.create_server(("127.0.0.1", 0))
     server = await asyncio.get_running_loop().create_server(door, sock=listener)
@@ -180,9 +180,7 @@ class Recorded(asyncio.Transport):
 def test_all_answers_of_one_turn_are_one_write(run: Callable[..., Any]) -> None:
     async def scenario() -> None:
         kept: list[Call] = []
-        routes = GrpcRoutes(
-            {b"/t.T/Echo": Call.respond, b"/t.T/Keep": lambda call, _: kept.append(call)}
-        )
+        routes = GrpcRoutes({b"/t.T/Echo": echo, b"/t.T/Keep": lambda call, _: kept.append(call)})
         door = GrpcDoor(routes, GrpcLimits(), time.monotonic_ns)
         connection, transport = door(), Recorded()
         connection.connection_made(transport)

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink
-from tests.support.http2_playbook import Peer, call, data, message, request
+from tests.support.http2_playbook import Peer, call, data, echo, message, request
 
 BAD_TIMEOUT = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n"
 IDENTITY = "grpc-accept-encoding=identity"
@@ -69,7 +69,7 @@ def kept() -> list[Call]:
 
 @pytest.fixture
 def peer(recorder: Recorder, kept: list[Call]) -> Peer:
-    unary = {b"/t.T/Echo": Call.respond, b"/t.T/Keep": lambda call, _: kept.append(call)}
+    unary = {b"/t.T/Echo": echo, b"/t.T/Keep": lambda call, _: kept.append(call)}
     stream: dict[bytes, StreamHandler] = {b"/t.T/Stream": recorder, b"/t.T/Failing": Failing()}
     return Peer(GrpcRoutes(unary, stream), GrpcLimits(max_message_bytes=1_000))
 
@@ -162,7 +162,7 @@ def test_compression_is_refused_with_what_is_accepted(peer: Peer) -> None:
 
 def test_half_sent_requests_are_bounded_together() -> None:
     limits = GrpcLimits(max_message_bytes=1_000, max_held_bytes=2_000)
-    peer = Peer(GrpcRoutes({b"/t.T/Echo": Call.respond}), limits)
+    peer = Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits)
     half = message(b"x" * 1_000)[:900]
     peer.says(*(request(stream) + data(stream, half) for stream in (1, 3, 5)))
     assert peer.hears()[0].startswith("HEADERS 5 200 grpc-status=8")
@@ -175,14 +175,14 @@ def test_half_sent_requests_are_bounded_together() -> None:
 
 def test_whole_messages_whose_end_is_missing_are_held_memory_too() -> None:
     limits = GrpcLimits(max_message_bytes=1_000, max_held_bytes=1_500)
-    peer = Peer(GrpcRoutes({b"/t.T/Echo": Call.respond}), limits)
+    peer = Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits)
     peer.says(*(request(stream) + data(stream, message(b"x" * 900)) for stream in (1, 3)))
     assert peer.hears()[0].startswith("HEADERS 3 200 grpc-status=8")
 
 
 def test_the_door_bounds_all_connections_together() -> None:
     limits = GrpcLimits(max_message_bytes=1_000, max_door_held_bytes=1_500)
-    first, second = (Peer(GrpcRoutes({b"/t.T/Echo": Call.respond}), limits) for _ in range(2))
+    first, second = (Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits) for _ in range(2))
     second.server.counters = second.counters = first.counters
     for peer in (first, second):
         peer.says(request(1), data(1, message(b"x" * 900)))
@@ -314,7 +314,7 @@ def test_a_bug_in_a_service_fails_its_call(peer: Peer, caplog: pytest.LogCapture
 
 
 def test_routes_join_and_never_hide_one_another() -> None:
-    echo = GrpcRoutes({b"/a": Call.respond})
-    assert set((echo | GrpcRoutes({b"/b": Call.respond})).unary) == {b"/a", b"/b"}
+    one = GrpcRoutes({b"/a": echo})
+    assert set((one | GrpcRoutes({b"/b": echo})).unary) == {b"/a", b"/b"}
     with pytest.raises(ValueError, match="more than one handler"):
-        echo | GrpcRoutes({}, {b"/a": Failing()})
+        one | GrpcRoutes({}, {b"/a": Failing()})

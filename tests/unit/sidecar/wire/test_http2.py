@@ -14,6 +14,7 @@ from tests.support.http2_playbook import (
     Peer,
     call,
     data,
+    echo,
     head,
     headers,
     message,
@@ -31,7 +32,7 @@ class Service:
         self.cancelled: list[Call] = []
 
     def routes(self) -> GrpcRoutes:
-        return GrpcRoutes({b"/t.T/Echo": Call.respond, b"/t.T/Keep": self._keep})
+        return GrpcRoutes({b"/t.T/Echo": echo, b"/t.T/Keep": self._keep})
 
     def _keep(self, call: Call, message: bytes) -> None:
         self.kept.append(call)

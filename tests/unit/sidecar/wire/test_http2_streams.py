@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamSink
-from tests.support.http2_playbook import Peer, call, data, headers, message, request
+from tests.support.http2_playbook import Peer, call, data, echo, headers, message, request
 
 KIB = 1024
 
@@ -17,9 +17,7 @@ class Service:
         self.cancelled: list[Call] = []
 
     def peer(self, **limits: int) -> Peer:
-        routes = GrpcRoutes(
-            {b"/t.T/Echo": Call.respond, b"/t.T/Keep": self._keep}, {b"/t.T/Stream": self}
-        )
+        routes = GrpcRoutes({b"/t.T/Echo": echo, b"/t.T/Keep": self._keep}, {b"/t.T/Stream": self})
         return Peer(routes, GrpcLimits(**limits))
 
     def _keep(self, call: Call, message: bytes) -> None:
