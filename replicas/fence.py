@@ -61,6 +61,13 @@ class Fence:
         """
         return fence_prefix(self.epoch, self.stage, self.role, self.incarnation)
 
+    @property
+    def dropped_through(self) -> bytes:
+        """The version up to which tombstones are gone, every owner having been equal before; empty:
+        none, or a further purge has closed the bucket since (its bound ends in 0).
+        """
+        return self.purged_through if self.purged_through[-1] else b""
+
     def encode(self) -> bytes:
         """The fence's 59 bytes, 75 with a floor. Raises ValueError for a field out of bounds."""
         if not 0 < self.epoch <= _MAX_U64 or not 0 < self.incarnation <= _MAX_U64:

@@ -141,13 +141,14 @@ class Route:
         self.known_fences[slot] = raw
         return True
 
-    def purged_through(self) -> bytes:
-        """The highest version that some owner's fence was seen to be purged through.
+    def gone_through(self) -> bytes:
+        """The version up to which what an owner lacks was deleted, and not missed: empty: none.
 
-        A purge begins only when every owner holds everything up to there.
+        As far as fences show that were read lately. Tombstones are dropped only after every owner
+        was made equal up to there; the fence of an owner that is merely closed says nothing.
         """
         fences = [decode_fence(raw) for raw in self.known_fences if raw is not None]
-        return max((one.purged_through for one in fences if one is not None), default=b"")
+        return max((one.dropped_through for one in fences if one is not None), default=b"")
 
     def countable(self) -> int:
         """Mask of the slots whose answers may form a quorum now."""

@@ -190,9 +190,9 @@ class _ReadTurn:
         if op.version >= needed:
             return self.kept or op.level in SETTLING_LEVELS
         # No record and no tombstone: what the session met was deleted since, if the tombstones of
-        # its time have been purged.
+        # its time are gone.
         route = self.session.core.route_of(op.keyspace, op.key)
-        return not op.version and route is not None and needed <= route.purged_through()
+        return not op.version and route is not None and needed <= route.gone_through()
 
     def _escalate(self, op: Read) -> None:
         op.level = Consistency.QUORUM
