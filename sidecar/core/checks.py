@@ -4,6 +4,7 @@ import difflib
 from dataclasses import replace
 
 from buckets.bucket_map import Consistency, KeyspaceSettings
+from replicas.layout import MAX_KEY_BYTES
 from replicas.record import MAX_TIME_MS
 from replicas.version import ZERO_VERSION, physical_ms
 from sidecar.core.clocks import Clocks, skewed_text
@@ -14,7 +15,6 @@ from sidecar.core.register_op import Modify
 from sidecar.core.route import Route
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
-MAX_KEY_BYTES = 1024
 VERSION_BYTES = len(ZERO_VERSION)
 
 

@@ -4,7 +4,6 @@ It owns the snapshot of the map, the clock of versions, and the sweep that ends 
 It does no I/O of its own: links are handed in with the peers, and the shell calls `tick`.
 """
 
-import heapq
 from collections.abc import Callable
 from random import Random
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ from replicas.version import HybridClock
 from sidecar.core import checks
 from sidecar.core.clocks import Clocks
 from sidecar.core.counters import Counters, LatencyHistogram
+from sidecar.core.fast_lane import FastLane, ReadBatch
 from sidecar.core.fences import fence_refusal
 from sidecar.core.group_write import group_error, needs_tunable, write_run
 from sidecar.core.health import Admission, Budget
@@ -30,23 +30,18 @@ from sidecar.core.location import Location, location
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.peer import Peer
 from sidecar.core.read import ReadRun, SampledReadRun
-from sidecar.core.register_host import RegisterUnderWay
 from sidecar.core.register_op import Modify
 from sidecar.core.registers import Registers
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.session_ops import Sessions
+from sidecar.core.sweep import Run, Sweep
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
 Operation = Read | Write | Modify
-Run = ReadRun | WriteRun | RegisterUnderWay
 UnderWay = ReadUnderWay | WriteUnderWay
 
 MAX_ACTIVE = 65_536  # operations at once; more are shed before anything is sent
-# Ended operations in the heap of deadlines, each with its request's bytes: more are cleared away.
-COMPACT_ABOVE = 1024
-HEDGE_AGAIN_S = 0.02  # a slow read that the budget did not cover: how soon it is looked at again
-DENIED_A_TICK = 64  # such reads in one tick: a storm of them must not hold up the loop
 
 
 class Learner(Protocol):
@@ -91,13 +86,11 @@ class Coordinator:
         # The clock's writer is as random as a process's dice have to be.
         self._registers = Registers(self, clocks.time_ms, monotonic, dice or Random(clock.writer))
         self.sessions = Sessions(self, clocks.time_ms)
+        self._fast_lane = FastLane(self, clocks.time_ms)
         self._tables: dict[str, RoutingTable] = {}
-        self._young: list[Run] = []  # started since the last tick
-        self._old: list[tuple[float, int, Run]] = []  # outlived a tick: a heap by deadline
-        self._slow: list[tuple[float, int, Run]] = []  # can be hurried: a heap by when it is slow
+        self._sweep = Sweep()
         self._parked: list[Operation] = []  # wait for a (newer) map
         self._unconnected: list[Operation] = []  # wait for a node's first connection
-        self._sequence = 0
         self.active = 0
         self.admission = Admission(MAX_ACTIVE, self.now)
         self.hedges = Budget(share=0.1, per_s=1.0, burst=50.0)
@@ -120,6 +113,7 @@ class Coordinator:
         }
         self.clocks.adopt(bucket_map)
         self.health_age += 1
+        self._fast_lane.map_changed()
         parked, self._parked = self._parked, []
         for op in parked:
             self._again(op)
@@ -156,6 +150,7 @@ class Coordinator:
     def health_changed(self) -> None:
         """A link came or went: choose the replicas to read anew."""
         self.health_age += 1
+        self._fast_lane.health_changed()
         if self._unconnected:
             waiting, self._unconnected = self._unconnected, []
             for op in waiting:
@@ -195,8 +190,15 @@ class Coordinator:
         else:
             run = ReadRun(self, op, route, groups)
         self.active += 1
-        self._young.append(run)
+        self._sweep.young.append(run)
         run.start()
+
+    def read_batch(self, batch: ReadBatch) -> bool:
+        """Run reads that came together, if they can be run as one; see ReadBatch for their end.
+
+        False: nothing was begun, give each key to `read`.
+        """
+        return self._fast_lane.begin(batch)
 
     def write(self, op: Write) -> None:
         """Run a put or a delete; `op.done` is called once, perhaps before this returns."""
@@ -230,7 +232,7 @@ class Coordinator:
         self.counters.writes += 1
         run = write_run(self, op, route, groups)
         self.active += 1
-        self._young.append(run)
+        self._sweep.young.append(run)
         run.start()
 
     def transact(self, op: GroupWrite) -> None:
@@ -398,11 +400,26 @@ class Coordinator:
         self.counters.failed(op.error)
         op.done(op)
 
-    # --- registers
+    # --- registers and the fast lane
 
     def watch(self, run: Run) -> None:
         """End the run at its deadline, hurry it if it is slow."""
-        self._young.append(run)
+        self._sweep.young.append(run)
+
+    def tunable_table(self, keyspace: str) -> RoutingTable | None:
+        """Part of LaneHost."""
+        table = self._tables.get(keyspace)
+        return table if table is not None and table.tunable else None
+
+    def begin_turn(self) -> float:
+        """Part of LaneHost."""
+        self.now = now = self._monotonic()
+        return now
+
+    def takes_sample(self) -> bool:
+        """Part of LaneHost."""
+        sample, self._sample = self._sample, False
+        return sample
 
     def await_connection(self, op: Operation) -> None:
         """Begin again once a first connection has been made or not."""
@@ -501,47 +518,15 @@ class Coordinator:
         return self._monotonic() - since
 
     def tick(self) -> None:
-        """Called every few milliseconds: ends what is overdue, wakes what is slow.
-
-        Only operations that outlive a tick pay for being sorted by deadline.
-        """
+        """Called every few milliseconds: ends what is overdue, wakes what is slow."""
         self.now = now = self._monotonic()
         self.admission.ticked(now, self.active)
         self._earn(self.admission.turn_s)
         self._sample = True
-        young, self._young = self._young, []
-        for run in young:
-            if run.op is not None:
-                self._sequence += 1
-                heapq.heappush(self._old, (run.op.deadline, self._sequence, run))
-                if not isinstance(run, WriteRun) or run.op.level == Consistency.ANY:
-                    heapq.heappush(self._slow, (run.slow_at(), self._sequence, run))
-        old = self._old
-        while old and (old[0][2].op is None or old[0][0] <= now):
-            heapq.heappop(old)[2].timed_out()
-        if len(old) > COMPACT_ABOVE + 2 * self.active:
-            self._old = [waiting for waiting in old if waiting[2].op is not None]
-            heapq.heapify(self._old)
-        self._hurry_slow(now)
+        self._fast_lane.tick(now)
+        self._sweep.tick(now, self.active)
         self._registers.tick(now)
         self._sweep_parked(now)
-
-    def _hurry_slow(self, now: float) -> None:
-        slow = self._slow
-        again: list[tuple[float, int, Run]] = []
-        denied = 0
-        while slow and denied < DENIED_A_TICK and (slow[0][2].op is None or slow[0][0] <= now):
-            _, order, run = heapq.heappop(slow)
-            if run.op is None:
-                continue
-            slow_at = run.slow_at()  # the one that was overdue may have answered since
-            if slow_at > now:
-                again.append((slow_at, order, run))
-            elif not run.hurry():
-                denied += 1
-                again.append((now + HEDGE_AGAIN_S, order, run))
-        for entry in again:
-            heapq.heappush(slow, entry)
 
     def _earn(self, elapsed_s: float) -> None:
         reads = self.counters.reads

@@ -21,6 +21,12 @@ class LatencyHistogram:
         self.counts[bucket if bucket < LATENCY_BUCKETS else -1] += 1
         self.total_s += latency_s
 
+    def observe_many(self, latency_s: float, count: int) -> None:
+        """Count the latency of so many that came and ended together."""
+        bucket = int(latency_s * 1_000_000).bit_length()
+        self.counts[bucket if bucket < LATENCY_BUCKETS else -1] += count
+        self.total_s += latency_s * count
+
 
 class Counters:
     """What happened since the process started."""

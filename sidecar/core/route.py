@@ -169,19 +169,26 @@ class Route:
 
         `age` is a number that changes when health or latency changed enough to choose again.
         """
+        plans = self.plans_to_read(level, read_groups, age)
+        self.turn += 1
+        return plans[self.turn % len(plans)]
+
+    def plans_to_read(
+        self, level: int, read_groups: Needs, age: int
+    ) -> tuple[tuple[int, ...], ...]:
+        """The sets of slots that are equally good to ask first; see first_to_read."""
         if age != self.orders_age:
             self.orders = self._read_orders()
             self.plans.clear()
             self.orders_age = age
-        plan = self.plans.get(level)
-        if plan is None:
+        plans = self.plans.get(level)
+        if plans is None:
             chosen = (smallest_set(read_groups, order) for order in self.orders)
-            plan = tuple(
+            plans = tuple(
                 _slots(mask, order) for mask, order in zip(chosen, self.orders, strict=True)
             )
-            self.plans[level] = plan
-        self.turn += 1
-        return plan[self.turn % len(plan)]
+            self.plans[level] = plans
+        return plans
 
     def next_to_read(self, asked: int, groups: Needs, acked: int) -> int:
         """The best countable slot not asked yet that an unmet group has as a member; -1: none.
@@ -230,12 +237,13 @@ def _slots(mask: int, order: tuple[int, ...]) -> tuple[int, ...]:
 class RoutingTable:
     """The routes of one map snapshot, made when a bucket is first asked for."""
 
-    __slots__ = ("_keyspace", "_make", "_routes", "shift", "tunable")
+    __slots__ = ("_keyspace", "_make", "_routes", "buckets", "shift", "tunable")
 
     def __init__(self, keyspace: Keyspace, make: Callable[[Keyspace, Bucket], Route]) -> None:
         self._keyspace = keyspace
         self._make = make
         self._routes: list[Route | None] = [None] * len(keyspace.buckets)
+        self.buckets = len(keyspace.buckets)
         self.shift = keyspace.shift
         self.tunable = keyspace.settings.mode is Mode.TUNABLE
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
+from sidecar.core.fast_lane import ReadBatch
 from sidecar.core.listing import Listing
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
@@ -21,6 +22,9 @@ class Backend(Protocol):
     sessions: Sessions
 
     def read(self, op: Read, /) -> None: ...
+
+    def read_batch(self, batch: ReadBatch, /) -> bool:
+        """Begin reads that came together; False: nothing was begun, `read` each."""
 
     def write(self, op: Write, /) -> None: ...
 

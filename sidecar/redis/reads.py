@@ -11,18 +11,8 @@ from sidecar.wire import resp_reply as resp
 
 
 def get(session: Session, args: list[bytes]) -> None:
-    """GET key. The hottest path of the door: one operation, no closure."""
-    op = Read(
-        session.keyspace,
-        args[1],
-        level=session.level,
-        deadline=session.deadline,
-        done=session.on_value,
-    )
-    if session.muted:
-        session.mute(op)
-    session.pending.append(op)
-    session.read(op)
+    """GET key, by itself: usually the session reads it together with its neighbours."""
+    session.read_value(args[1])
 
 
 def strlen(session: Session, args: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from buckets.bucket_map import Consistency
 from sidecar.core import session_ops
 from sidecar.core.count import Count
+from sidecar.core.fast_lane import ReadBatch
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.core.scan import Scan, Scanner
@@ -27,6 +28,7 @@ from sidecar.wire.resp_parser import RequestParser
 ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
+_GET = frozenset((b"GET", b"get"))  # the spellings that clients use
 _FIRST_IN_FLIGHT = 32  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
 _LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
@@ -159,14 +161,17 @@ class Session:
         "name",
         "nil",
         "on_derived",
+        "on_dissolved",
         "on_modified",
         "on_value",
+        "on_values",
         "on_write",
         "out",
         "output_paused",
         "parser",
         "pending",
         "read",
+        "read_batch",
         "shell",
         "tokens",
         "version",
@@ -189,13 +194,18 @@ class Session:
             inline=limits.inline_commands,
         )
         # Bound once: a bound method for each request is an allocation for each request.
+        self.read_batch = door.backend.read_batch
         self.on_value = self._on_value
+        self.on_values = self._on_values
+        self.on_dissolved = self._on_dissolved
         self.on_derived = self._on_derived
         self.on_write = self._on_write
         self.on_modified = self._on_modified
         self.backlog: deque[list[bytes]] = deque()  # parsed, and not yet dispatched
-        self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready] = deque()
-        self.gathering = 0  # unanswered keys of commands on many keys
+        self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready | ReadBatch] = (
+            deque()
+        )
+        self.gathering = 0  # unanswered keys of commands on many keys, and of batches
         self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
         self.dirty = False  # `wake` was called, `take_output` not yet
@@ -306,25 +316,65 @@ class Session:
     def _run(self, commands: list[list[bytes]]) -> None:
         if not self.bound:
             self.select(0)
-        find = self.door.dispatch.get
-        calls = self.door.counters.calls
+        keys: list[bytes] = []  # of GETs that stand side by side
         try:
             for args in commands:
-                entry = find(args[0]) or self._find(args)
-                if entry is None:
+                if args[0] in _GET and len(args) == 2:
+                    keys.append(args[1])
                     continue
-                handler, arity, family = entry
-                calls[family] += 1
-                if len(args) == arity or (arity < 0 and len(args) >= -arity):
-                    handler(self, args)
-                else:
-                    self.fail(replies.wrong_arity(args[0].decode("ascii").lower()))
+                if keys:
+                    self._read_together(keys)
+                    keys = []
+                self._call(args)
+            if keys:
+                self._read_together(keys)
         except ConversationOverError:
             self.backlog.clear()
             self.closing = True
             self._mark_dirty()
         if commands and len(commands[-1][0]) <= _LONGEST_NAME:
             self.last_command = commands[-1][0]
+
+    def _call(self, args: list[bytes]) -> None:
+        entry = self.door.dispatch.get(args[0]) or self._find(args)
+        if entry is None:
+            return
+        handler, arity, family = entry
+        self.door.counters.calls[family] += 1
+        if len(args) == arity or (arity < 0 and len(args) >= -arity):
+            handler(self, args)
+        else:
+            self.fail(replies.wrong_arity(args[0].decode("ascii").lower()))
+
+    def _read_together(self, keys: list[bytes]) -> None:
+        """As one batch, unless there is something odd about them."""
+        count = len(keys)
+        self.door.counters.calls[Family.READ] += count
+        if not self.muted and self.tokens is None:
+            batch = ReadBatch(
+                self.keyspace,
+                keys,
+                level=self.level,
+                deadline=self.deadline,
+                done=self.on_values,
+                instead=self.on_dissolved,
+            )
+            self.pending.append(batch)
+            self.gathering += count
+            if self.read_batch(batch):
+                return
+            self.pending.pop()
+            self.gathering -= count
+        for key in keys:
+            self.read_value(key)
+
+    def read_value(self, key: bytes) -> None:
+        """One GET by itself."""
+        op = Read(self.keyspace, key, level=self.level, deadline=self.deadline, done=self.on_value)
+        if self.muted:
+            self.mute(op)
+        self.pending.append(op)
+        self.read(op)
 
     def _find(self, args: list[bytes]) -> Any:
         name = args[0]
@@ -381,6 +431,26 @@ class Session:
     def _swallow(self) -> None:
         if self.muted > 0:
             self.muted -= 1
+
+    def _on_values(self, batch: ReadBatch) -> None:
+        nil = self.nil
+        batch.tag = [
+            nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+            for value in batch.values
+        ]
+        self.gathering -= len(batch.keys)
+        if self.pending[0] is batch:
+            self._release()
+
+    def _on_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
+        """What was one batch is single reads from now on, in its place."""
+        for op in reads:
+            op.done = self.on_value
+        self.gathering -= len(reads)
+        waiting = list(self.pending)
+        at = waiting.index(batch)
+        waiting[at : at + 1] = reads
+        self.pending = deque(waiting)
 
     def _on_value(self, op: Read) -> None:
         if op.error is not None:
@@ -454,9 +524,12 @@ class Session:
         out = self.out
         while pending:
             tag = pending[0].tag
-            if type(tag) is not bytes:
+            if type(tag) is bytes:
+                out.append(tag)
+            elif type(tag) is list:  # the replies of a batch
+                out += tag
+            else:
                 break
-            out.append(tag)
             pending.popleft()
         if not self.dirty:
             self.dirty = True
@@ -503,6 +576,8 @@ class Session:
                     cancel(op)
             elif isinstance(waiting, Scan | Count):
                 waiting.done = _unheard
+            elif isinstance(waiting, ReadBatch):
+                waiting.cancel()
             elif not isinstance(waiting, Ready):
                 cancel(waiting)
         self.backlog.clear()

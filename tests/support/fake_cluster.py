@@ -32,6 +32,7 @@ from sidecar.core.coordinator import Coordinator
 from sidecar.core.operation import Read, Write
 from sidecar.core.route import Route
 from sidecar.errors import Outcome, Reason
+from tests.support.lanes import Lane, general_lane
 
 KEYSPACE = "default"
 START_MS = 1_763_700_000_000
@@ -170,6 +171,9 @@ class Asked:
 class FakeSidecar:
     """One coordinator with a link to every node, and the map as far as it has heard."""
 
+    lane: Lane = staticmethod(general_lane)  # the way of its reads
+    timeout_s = TIMEOUT_S  # of its reads
+
     def __init__(self, cluster: "FakeCluster", zone: str, writer: bytes) -> None:
         self.clock_ahead_ms = 0  # of everybody else's
         self.cluster = cluster
@@ -266,11 +270,11 @@ class FakeSidecar:
         return asked
 
     def get(self, key: bytes, level: int = Consistency.QUORUM, keyspace: str = KEYSPACE) -> Asked:
-        deadline = self.cluster.now_s + TIMEOUT_S
+        deadline = self.cluster.now_s + self.timeout_s
         op = Read(keyspace, key, level=level, deadline=deadline, done=_nothing)
         asked = self._track(op)
         op.done = asked.done
-        self.core.read(op)
+        self.lane(self.core, op)
         return asked
 
     def _track(self, op: Read | Write) -> Asked:

@@ -14,6 +14,7 @@ from buckets.hashing import bucket_shift, key_hash
 from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
+from sidecar.core.fast_lane import ReadBatch
 from sidecar.core.listing import Listing
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
@@ -58,6 +59,8 @@ class MemoryCoordinator:
         self.max_value_bytes = max_value_bytes
         self.has_map = True
         self.linearizable = False  # all keyspaces are
+        self.in_batches = False  # whether reads that came together are answered as one
+        self.batches: list[ReadBatch] = []  # begun
         self.failures: dict[bytes, DataError] = {}  # answered instead, by key
         self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
         self._clock = clock
@@ -82,6 +85,30 @@ class MemoryCoordinator:
         if op.level is _UNSPECIFIED:
             op.level = Consistency.QUORUM
         self._answer(op)
+
+    def read_batch(self, batch: ReadBatch) -> bool:
+        """Answer reads that came together, if the test wants that and nothing is odd."""
+        refused = any(self._refusal(batch.keyspace, key, None) for key in batch.keys)
+        if not self.in_batches or refused or any(map(self._failure, batch.keys)):
+            return False
+        now_ms = self._clock()
+        found = [self._data[batch.keyspace].get(key) for key in batch.keys]
+        batch.values = [
+            record.value if record and record.live(now_ms) else None for record in found
+        ]
+        self.batches.append(batch)
+        self._answer(batch)
+        return True
+
+    def dissolve(self, batch: ReadBatch) -> None:
+        """Read each of its keys by itself after all; its own answer must be held."""
+        reads = [
+            Read(batch.keyspace, key, level=batch.level, deadline=batch.deadline, done=_nobody)
+            for key in batch.keys
+        ]
+        batch.instead(batch, reads)
+        for op in reads:
+            self.read(op)
 
     def check_read(self, op: Read) -> DataError | None:
         """What is wrong with the read in itself."""
@@ -202,7 +229,7 @@ class MemoryCoordinator:
         for at in order or range(len(held)):
             held[at]()
 
-    def _answer(self, op: Read | Write | Modify) -> None:
+    def _answer(self, op: Read | Write | Modify | ReadBatch) -> None:
         if self.held is None:
             op.done(op)  # type: ignore[arg-type]
         else:
@@ -251,3 +278,7 @@ class MemoryCoordinator:
 
     def _failure(self, key: bytes) -> DataError | None:
         return self.failures.get(key) if self.failures else None
+
+
+def _nobody(op: object) -> None:
+    """Replaced before the read begins."""

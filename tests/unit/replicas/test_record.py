@@ -12,6 +12,7 @@ from replicas.record import (
     decode_record,
     encode_expired,
     encode_record,
+    live_values,
 )
 from tests.support.replica_records import flip, sealed, version_at
 
@@ -135,3 +136,38 @@ def test_what_is_no_record_is_not_encoded(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         encode_record(version, value, expires_at_ms=expires_at_ms, tombstone=tombstone)
+
+
+RAWS = st.one_of(
+    st.none(),
+    st.binary(max_size=60),
+    st.binary(max_size=60).map(sealed),
+    st.builds(
+        lambda kind, rest: sealed(VERSION + bytes([kind]) + rest),
+        st.integers(0, 15),
+        st.binary(max_size=20),
+    ),
+    st.builds(
+        lambda value, at: encode_record(VERSION, value, expires_at_ms=at),
+        st.binary(max_size=20),
+        st.integers(0, 9),
+    ),
+    st.integers(1, 9).map(
+        lambda counter: encode_record(version_at(1_763_700_000_000, counter), b"x")
+    ),
+    st.just(encode_record(VERSION, b"", tombstone=True)),
+)
+
+
+@given(st.lists(RAWS, max_size=5), st.integers(0, 9))
+def test_many_records_are_opened_as_each_by_itself(raws: list[bytes | None], now_ms: int) -> None:
+    records = [decode_record(raw) if raw is not None else None for raw in raws]
+    found = live_values(raws, lambda: now_ms)
+    if any(
+        raw is not None and (record is None or record.is_linearizable)
+        for raw, record in zip(raws, records, strict=True)
+    ):
+        assert found is None
+        return
+    live = [record.value if record and record.live(now_ms) else None for record in records]
+    assert found == (live, max((record.version for record in records if record), default=b""))

@@ -7,12 +7,14 @@ import pytest
 
 from buckets.bucket_map import Consistency
 from replicas.record import MAX_TIME_MS
-from sidecar.core import coordinator
+from sidecar.core import coordinator, sweep
 from sidecar.core.location import Location
 from sidecar.core.operation import Read, Write
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 from tests.support.fake_cluster import KEYSPACE, TIMEOUT_S, FakeCluster
+
+pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
 
 KEY = b"key"
 MIB = 1 << 20
@@ -161,9 +163,10 @@ def test_a_cancelled_operation_ends_quietly(when: str) -> None:
 
 def test_deadlines_are_swept_in_their_order_whatever_the_order_of_asking() -> None:
     cluster = FakeCluster()
-    reads = [cluster.get(KEY) for _ in range(4)]
-    for asked, extra in zip(reads, (3, 1, 2, 0), strict=True):
-        asked.op.deadline += extra
+    reads = []
+    for seconds in (4.0, 2.0, 3.0, 1.0):
+        cluster.sidecar.timeout_s = seconds
+        reads.append(cluster.get(KEY))
     cluster.tick()
     ended = []
     cluster.on_end = lambda asked: ended.append(reads.index(asked))
@@ -175,7 +178,7 @@ def test_deadlines_are_swept_in_their_order_whatever_the_order_of_asking() -> No
 def test_ended_operations_do_not_wait_in_memory_for_far_deadlines(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(coordinator, "COMPACT_ABOVE", 10)
+    monkeypatch.setattr(sweep, "COMPACT_ABOVE", 10)
     cluster = FakeCluster()
     blocker = cluster.get(KEY)  # never answered: first in the heap all the while
     for link in cluster.sidecar.links.values():

@@ -11,6 +11,8 @@ from sidecar.core.route import Route
 from sidecar.errors import Outcome, Reason
 from tests.support.fake_cluster import KEYSPACE, FakeCluster, Move
 
+pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
+
 KEY = b"key"
 
 

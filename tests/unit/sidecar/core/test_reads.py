@@ -7,11 +7,13 @@ from buckets.bucket_map import Consistency, Stage
 from replicas.fence import Fence, Role
 from replicas.layout import user_field
 from replicas.record import FLAG_LINEARIZABLE
-from sidecar.core.coordinator import HEDGE_AGAIN_S
 from sidecar.core.health import MOST_HEDGE_S, Budget
+from sidecar.core.sweep import HEDGE_AGAIN_S
 from sidecar.errors import Reason
 from tests.support.fake_cluster import START_MS, Asked, FakeCluster, Move
 from tests.support.replica_records import flip, sealed, version_at
+
+pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
 
 KEY = b"key"
 OLD, NEW = version_at(START_MS + 1), version_at(START_MS + 2)

@@ -11,6 +11,8 @@ from sidecar.core.operation import Write
 from sidecar.errors import Outcome
 from tests.support.fake_cluster import Asked, FakeCluster, FakeLink, FakeSidecar, Move
 
+pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
+
 KEYS = (b"a", b"b")
 LEVELS = (Consistency.ONE, Consistency.QUORUM, Consistency.QUORUM, Consistency.ALL)
 STEPS = (

@@ -3,13 +3,15 @@
 import pytest
 
 from buckets.bucket_map import Consistency
-from sidecar.core import coordinator, health
+from sidecar.core import health, sweep
 from sidecar.core.health import Budget
 from sidecar.core.peer import Peer
 from sidecar.errors import Outcome, Reason
 from tests.support import register_cluster
 from tests.support.fake_cluster import Asked, FakeCluster
 from tests.support.register_cluster import Ended, linearizable
+
+pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
 
 KEY = b"key"
 TICK_S = 0.005
@@ -118,7 +120,7 @@ def test_a_read_that_the_budget_did_not_cover_is_hedged_when_it_fills(
     cluster.wait(0.05)
     assert asked_nodes(cluster) == {1}
     core.hedges = Budget(share=0.0, per_s=0.0, burst=1.0)
-    cluster.wait(coordinator.HEDGE_AGAIN_S)
+    cluster.wait(sweep.HEDGE_AGAIN_S)
     assert len(asked_nodes(cluster)) == 2
 
 
@@ -148,11 +150,11 @@ def test_a_storm_of_slow_reads_without_a_budget_costs_each_tick_a_bounded_time(
 ) -> None:
     core = cluster.sidecar.core
     core.hedges = Budget(share=0.0, per_s=0.0, burst=0.0)
-    for _ in range(5 * coordinator.DENIED_A_TICK):
+    for _ in range(5 * sweep.DENIED_A_TICK):
         cluster.get(KEY, Consistency.ONE)
     cluster.wait(TICK_S)
     cluster.wait(0.05)
-    assert core.hedges.denied == coordinator.DENIED_A_TICK
+    assert core.hedges.denied == sweep.DENIED_A_TICK
 
 
 # --- demoted replicas
@@ -343,7 +345,7 @@ def test_linearizable_reads_are_hedged_within_the_budget(registers: FakeCluster)
     registers.wait(0.03)
     assert spare not in asked_nodes(registers)
     core.hedges = Budget(share=0.0, per_s=0.0, burst=1.0)
-    registers.wait(coordinator.HEDGE_AGAIN_S)
+    registers.wait(sweep.HEDGE_AGAIN_S)
     assert spare in asked_nodes(registers)
     registers.link(spare).flow()
     assert read.value == b"v"

@@ -1,0 +1,400 @@
+"""The fast lane: plain reads that came together, for as long as nothing unusual happens.
+
+A batch asks of each key exactly as many replicas as its level needs. When every reply comes with a
+fence that was judged good before, when the replies for one key are equal bytes and their record
+passes its checksum, the batch is answered as a whole: 2 us a read, where a `ReadRun` takes 8.
+
+Anything else *dissolves* the batch: an unknown fence, an error, replicas that differ, a record that
+is no answer, a link that is full or lost, a replica that is slow, a deadline, a new map. Each of
+its keys becomes a `Read` whose `ReadRun` has asked and heard what the batch has. So whatever is
+hard to decide is decided in one place, read.py, and here is only what is easy.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, cycle, repeat
+from typing import Any, Final, Protocol
+
+from buckets.bucket_map import Consistency
+from buckets.hashing import key_hash
+from replicas.commands import read_command
+from replicas.layout import MAX_KEY_BYTES
+from replicas.link import Link, ReplySink
+from replicas.quorum import REACHED, Needs, tally
+from replicas.record import live_values
+from replicas.version import HybridClock
+from sidecar.core.counters import LatencyHistogram
+from sidecar.core.health import LEAST_HEDGE_S, Admission
+from sidecar.core.host import Host
+from sidecar.core.levels import SETTLING_LEVELS
+from sidecar.core.operation import Read
+from sidecar.core.peer import PeerLink
+from sidecar.core.read import ReadRun
+from sidecar.core.route import Route, RoutingTable
+
+# Levels whose answer is what so many replicas agree on, and nothing else.
+_BY_AGREEMENT: Final = frozenset(
+    (
+        Consistency.ONE,
+        Consistency.LOCAL_ONE,
+        Consistency.QUORUM,
+        Consistency.LOCAL_QUORUM,
+        Consistency.EACH_QUORUM,
+        Consistency.ALL,
+    )
+)
+_UNHEARD: Final = object()  # in place of a record: no reply yet
+_UNJUDGED: Final = object()  # in place of a fence: equal to no reply
+
+
+class LaneHost(Host, Protocol):
+    """The coordinator, as the fast lane sees it."""
+
+    active: int
+    admission: Admission
+    clock: HybridClock
+    read_latency: LatencyHistogram
+
+    def tunable_table(self, keyspace: str) -> RoutingTable | None:
+        """The keyspace's routes in the present map, if it is there and tunable."""
+
+    def begin_turn(self) -> float:
+        """Reads the clock into `now`, and returns it."""
+
+    def takes_sample(self) -> bool:
+        """Whether the next request is to measure its replica: one a tick."""
+
+    def watch(self, run: ReadRun) -> None:
+        """End the run at its deadline, hurry it if it is slow."""
+
+
+class Target:
+    """One replica of one bucket, as batches ask it: made anew when the map or health changes."""
+
+    __slots__ = ("failed", "good_fence", "link", "needs", "peer", "prefix", "route", "slot")
+
+    def __init__(self, route: Route, needs: Needs, slot: int, link: PeerLink) -> None:
+        self.route = route
+        self.needs = needs  # of the level
+        self.failed = ~route.countable()
+        self.slot = slot
+        self.peer = route.peers[slot]
+        self.link = link
+        self.prefix = route.read_prefix
+        known = route.known_fences[slot]
+        self.good_fence: object = _UNJUDGED if known is None else known
+
+    def judges_good(self, reply: Any) -> bool:
+        """Whether a reply has a fence that lets the record beside it count; known from then on."""
+        if type(reply) is not list or len(reply) != 2:
+            return False
+        if not self.route.fence_is_good(self.slot, reply[0]):
+            return False
+        self.good_fence = reply[0]
+        return True
+
+
+class ReadBatch:
+    """Reads of single keys that came together. One of two ends it, once, perhaps before
+    `Coordinator.read_batch` has returned:
+
+    `done(batch)`: every key was read. `raws` are the records' bytes, `values` what a reader is
+    given now, key by key; None: not there.
+    `instead(batch, reads)`: each key is read by itself from here on; whoever is told sets the
+    reads' `done` before returning.
+    """
+
+    __slots__ = (
+        "deadline",
+        "done",
+        "instead",
+        "keys",
+        "keyspace",
+        "lane",
+        "left",
+        "level",
+        "raws",
+        "runs",
+        "sent",
+        "sent_at",
+        "tag",
+        "targets",
+        "values",
+        "width",
+    )
+
+    def __init__(
+        self,
+        keyspace: str,
+        keys: list[bytes],
+        *,
+        level: int,
+        deadline: float,
+        done: Callable[["ReadBatch"], None],
+        instead: Callable[["ReadBatch", list[Read]], None],
+    ) -> None:
+        self.keyspace = keyspace
+        self.keys = keys
+        self.level = level  # as in Read
+        self.deadline = deadline  # loop time, seconds
+        self.done = done
+        self.instead = instead
+        self.tag: Any = None  # the door's own
+        # The lane's own, set by begin. Requests are numbered: `width` of them for each key.
+        self.lane: FastLane
+        self.width: int
+        self.targets: list[Target]  # one a request
+        self.raws: list[Any]  # one a request, until the end
+        self.values: list[bytes | None]
+        self.left: int  # requests without a reply
+        self.sent: int  # requests that a link has taken
+        self.sent_at: float
+        self.runs: list[ReadRun] | None = None  # once dissolved: who reads each key
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more: its end will be quiet."""
+        self.done = _nobody
+        self.instead = _nobody_instead
+
+    def on_reply(self, number: int, reply: Any, link: Link) -> None:
+        """A replica answered `HMGET data fence key`."""
+        if (
+            reply.__class__ is list
+            and len(reply) == 2
+            and reply[0] == self.targets[number].good_fence
+            and self.runs is None
+        ):
+            self.raws[number] = reply[1]
+            self.left -= 1
+            if not self.left:
+                self.lane.heard_all(self)
+        elif self.runs is None and self.targets[number].judges_good(reply):
+            self.on_reply(number, reply, link)
+        else:
+            self._run_of(number).on_reply(self.targets[number].slot, reply, link)
+
+    def on_lost(self, number: int, sent: bool, link: Link) -> None:
+        """The connection broke before the answer."""
+        self._run_of(number).on_lost(self.targets[number].slot, sent, link)
+
+    def _run_of(self, number: int) -> ReadRun:
+        runs = self.runs or self.lane.dissolve(self)
+        return runs[number // self.width]
+
+    @property
+    def flies(self) -> bool:
+        """Whether it is under way in the fast lane."""
+        return self.left > 0 and self.runs is None
+
+    def is_due(self, now: float) -> bool:
+        """Whether its deadline has passed, or one of those awaited is slower than it usually is."""
+        waited_s = now - self.sent_at
+        if now >= self.deadline or waited_s < LEAST_HEDGE_S:
+            return now >= self.deadline
+        asked = zip(self.targets, self.raws, strict=True)
+        return waited_s >= min(
+            target.peer.breaker.hedge_after_s for target, raw in asked if raw is _UNHEARD
+        )
+
+
+class FastLane:
+    """Begins batches, answers them, and dissolves those that it should not answer."""
+
+    def __init__(self, core: LaneHost, wall_ms: Callable[[], int]) -> None:
+        self._core = core
+        self._wall_ms = wall_ms
+        self._aims: dict[str, dict[int, _Aims | None]] = {}
+        self._flying: list[ReadBatch] = []
+
+    def begin(self, batch: ReadBatch) -> bool:
+        """Ask for all keys of `batch`; False: nothing was begun, read each key by itself."""
+        core, keys = self._core, batch.keys
+        aims = self._aims_of(batch)
+        if aims is None or core.active + len(keys) > core.admission.limit:
+            return False
+        if not all(keys) or max(map(len, keys)) > MAX_KEY_BYTES:
+            return False
+        shift, by_bucket = aims.shift, aims.by_bucket
+        targets: list[Target] = []
+        for key in keys:
+            bucket = key_hash(key) >> shift
+            targets += next(by_bucket[bucket] or aims.take_aim(bucket, core.health_age))
+        batch.width = width = aims.width
+        if not width or len(targets) != width * len(keys):
+            return False
+        batch.lane = self
+        batch.level = aims.level
+        batch.targets = targets
+        batch.left = len(targets)
+        batch.raws = [_UNHEARD] * len(targets)
+        batch.sent_at = core.begin_turn()
+        core.active += len(keys)
+        core.counters.reads += len(keys)
+        self._flying.append(batch)
+        self._send(batch)
+        return True
+
+    def _send(self, batch: ReadBatch) -> None:
+        keys, width = batch.keys, batch.width
+        if width > 1:
+            keys = [key for key in keys for _ in range(width)]
+        sinks: Iterator[ReplySink] = repeat(batch)
+        if self._core.takes_sample():
+            sinks = chain(repeat(_Timed(batch, self._core), width), sinks)
+        number = 0
+        for target, key, sink in zip(batch.targets, keys, sinks, strict=False):
+            if not target.link.send(read_command(target.prefix, key), sink, number):
+                batch.sent = number
+                self.dissolve(batch)
+                return
+            target.peer.reads += 1
+            number += 1
+        batch.sent = number
+
+    def _aims_of(self, batch: ReadBatch) -> "_Aims | None":
+        by_level = self._aims.get(batch.keyspace)
+        if by_level is None:
+            by_level = self._aims[batch.keyspace] = {}
+        if batch.level not in by_level:
+            table = self._core.tunable_table(batch.keyspace)
+            by_level[batch.level] = _Aims(table, batch.level) if table is not None else None
+        return by_level[batch.level]
+
+    def heard_all(self, batch: ReadBatch) -> None:
+        """Every replica has replied with a good fence: the end, if all agree on valid records."""
+        raws, width = batch.raws, batch.width
+        if width > 1:
+            raws = raws[::width]
+            if any(batch.raws[other::width] != raws for other in range(1, width)):
+                self.dissolve(batch)
+                return
+        found = live_values(raws, self._wall_ms)
+        if found is None:
+            self.dissolve(batch)
+            return
+        core, count = self._core, len(raws)
+        batch.raws = raws
+        batch.values, newest = found
+        core.clock.merge(newest)
+        core.active -= count
+        core.read_latency.observe_many(core.elapsed_s(batch.sent_at), count)
+        batch.done(batch)
+
+    def dissolve(self, batch: ReadBatch) -> list[ReadRun]:
+        """Have each key read by itself, from where the batch is; returns who reads."""
+        core, width, targets = self._core, batch.width, batch.targets
+        reads = [
+            Read(batch.keyspace, key, level=batch.level, deadline=batch.deadline, done=_nobody)
+            for key in batch.keys
+        ]
+        batch.runs = runs = [
+            ReadRun(core, read, target.route, target.needs)
+            for read, target in zip(reads, targets[::width], strict=True)
+        ]
+        batch.instead(batch, reads)
+        for at, run in enumerate(runs):
+            run.sent_at = batch.sent_at
+            core.watch(run)
+            own = range(at * width, min(at * width + width, batch.sent))
+            heard = [(number, batch.raws[number]) for number in own]
+            run.resume(
+                targets[at * width].failed,
+                [targets[number].slot for number in own],
+                [(targets[number].slot, raw) for number, raw in heard if raw is not _UNHEARD],
+            )
+        return runs
+
+    def tick(self, now: float) -> None:
+        """Dissolve what is slow or overdue, so that it is hurried or ended."""
+        self._flying = flying = [batch for batch in self._flying if batch.flies]
+        for batch in flying.copy():
+            if batch.flies and batch.is_due(now):
+                self.dissolve(batch)
+
+    def map_changed(self) -> None:
+        """Epochs may have moved: what is under way is judged read by read."""
+        self._aims.clear()
+        for batch in self._flying.copy():
+            if batch.flies:
+                self.dissolve(batch)
+
+    def health_changed(self) -> None:
+        """Others may be the best to ask now, or the only ones."""
+        self._aims.clear()
+
+
+class _Aims:
+    """Whom batches of one keyspace and level ask, bucket by bucket, in turn."""
+
+    __slots__ = ("_table", "by_bucket", "level", "shift", "width")
+
+    def __init__(self, table: RoutingTable, level: int) -> None:
+        self._table = table
+        self.level = level or int(table.keyspace.settings.read_consistency)
+        self.shift = table.shift
+        self.width = 0  # replicas for each key; 0: not known yet, or none can be asked this way
+        self.by_bucket: list[Iterator[tuple[Target, ...]] | None] = [None] * table.buckets
+
+    def take_aim(self, bucket: int, health_age: int) -> Iterator[tuple[Target, ...]]:
+        """The sets of replicas that meet the level, one after the other, for ever.
+
+        Empty ones where a batch may not do it: too few can be reached, or agreement alone would
+        not be an answer.
+        """
+        aim = self._choose(self._table.route_of(bucket), health_age)
+        self.by_bucket[bucket] = aim
+        return aim
+
+    def _choose(self, route: Route, health_age: int) -> Iterator[tuple[Target, ...]]:
+        nobody: Iterator[tuple[Target, ...]] = repeat(())
+        if self.level not in _BY_AGREEMENT:
+            return nobody
+        groups = route.needs_of_read(Consistency(self.level))
+        if groups is None or (route.writes_need_more and self.level in SETTLING_LEVELS):
+            return nobody
+        plans = route.plans_to_read(self.level, groups, health_age)
+        self.width = self.width or len(plans[0])
+        if not all(_meets(groups, plan) for plan in plans):
+            return nobody
+        sets = [_targets(route, groups, plan) for plan in plans]
+        if any(len(targets) != self.width for targets in sets):
+            return nobody
+        route.turn += 1  # who asks seldom must not begin with the same one each time
+        turn = route.turn % len(sets)
+        return cycle(sets[turn:] + sets[:turn])
+
+
+def _meets(groups: Needs, plan: tuple[int, ...]) -> bool:
+    return tally(groups, sum(1 << slot for slot in plan), 0) == REACHED
+
+
+def _targets(route: Route, needs: Needs, plan: tuple[int, ...]) -> tuple[Target, ...]:
+    links = [(slot, route.peers[slot].link) for slot in plan]
+    return tuple(Target(route, needs, slot, link) for slot, link in links if link is not None)
+
+
+class _Timed:
+    """The sink of a sampled request: measures the replica, then passes the reply on."""
+
+    __slots__ = ("_batch", "_core")
+
+    def __init__(self, batch: ReadBatch, core: LaneHost) -> None:
+        self._batch = batch
+        self._core = core
+
+    def on_reply(self, number: int, reply: object, link: Link) -> None:
+        """The reply, in time or late."""
+        batch = self._batch
+        batch.targets[number].peer.breaker.observe(self._core.elapsed_s(batch.sent_at))
+        batch.on_reply(number, reply, link)
+
+    def on_lost(self, number: int, sent: bool, link: Link) -> None:
+        """No reply: nothing was measured."""
+        self._batch.on_lost(number, sent, link)
+
+
+def _nobody(_ended: object) -> None:
+    """The `done` of what nobody waits for."""
+
+
+def _nobody_instead(_batch: ReadBatch, _reads: list[Read]) -> None:
+    """The `instead` of what nobody waits for."""

@@ -1,0 +1,468 @@
+"""The fast lane: when a batch is answered as one, when not, and that it is then as if by itself."""
+
+from collections.abc import Callable, Iterable
+from random import Random
+
+import pytest
+from hiredis import ReplyError
+
+from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
+from replicas.fence import Fence, Role
+from replicas.layout import MAX_KEY_BYTES, user_field
+from replicas.record import FLAG_LINEARIZABLE
+from sidecar.core import health
+from sidecar.core.fast_lane import ReadBatch
+from sidecar.core.operation import Read
+from tests.support.fake_cluster import (
+    KEYSPACE,
+    START_MS,
+    TIMEOUT_S,
+    Asked,
+    FakeCluster,
+    FakeLink,
+    FakeSidecar,
+    Move,
+)
+from tests.support.lanes import fast_lane, general_lane
+from tests.support.replica_records import flip, sealed, version_at
+
+LEVELS = (Consistency.ONE, Consistency.QUORUM, Consistency.ALL)
+A, B, C = b"a", b"b", b"c"
+
+
+class Batch:
+    """One batch and how it ended."""
+
+    def __init__(self, cluster: FakeCluster, keys: Iterable[bytes], level: int) -> None:
+        self.ends = 0
+        self.reads: list[Read] = []  # what it became
+        self.batch = ReadBatch(
+            KEYSPACE,
+            list(keys),
+            level=level,
+            deadline=cluster.now_s + TIMEOUT_S,
+            done=self._done,
+            instead=self._instead,
+        )
+        self.begun = cluster.sidecar.core.read_batch(self.batch)
+
+    def _done(self, batch: ReadBatch) -> None:
+        self.ends += 1
+
+    def _instead(self, batch: ReadBatch, reads: list[Read]) -> None:
+        assert not self.reads
+        self.reads = reads
+        for read in reads:
+            read.done = self._read_done
+
+    def _read_done(self, read: Read) -> None:
+        self.ends += 1
+
+    @property
+    def values(self) -> list[bytes | None]:
+        """Of a batch that was answered as one."""
+        assert self.ends == 1
+        assert not self.reads
+        return self.batch.values
+
+    @property
+    def dissolved(self) -> bool:
+        return bool(self.reads)
+
+    @property
+    def single_values(self) -> list[bytes | None]:
+        """Of one that was not."""
+        assert self.ends == len(self.reads)
+        return [read.record.value if read.record else None for read in self.reads]
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    """Three replicas hold A and B, nothing is known of C; their fences have been seen."""
+    made = FakeCluster()
+    for key in (A, B):
+        made.put(key, key * 2, Consistency.ALL)
+    made.flow()
+    made.get(A, Consistency.ALL)
+    made.flow()
+    return made
+
+
+def commands(cluster: FakeCluster) -> int:
+    return sum(len(link.commands) for link in cluster.sidecar.links.values())
+
+
+# --- answered as one
+
+
+@pytest.mark.parametrize(("level", "asked"), [*zip(LEVELS, (1, 2, 3), strict=True)])
+def test_each_key_is_asked_of_as_many_replicas_as_its_level_needs(
+    cluster: FakeCluster, level: int, asked: int
+) -> None:
+    batch = Batch(cluster, (A, C, B), level)
+    assert commands(cluster) == 3 * asked
+    cluster.flow()
+    assert batch.values == [A * 2, None, B * 2]
+    assert cluster.sidecar.core.active == 0
+    assert cluster.sidecar.core.counters.reads == 4
+    assert sum(cluster.sidecar.core.read_latency.counts) == 4
+
+
+def test_a_fence_that_was_not_seen_before_is_judged_and_known_then() -> None:
+    cluster = FakeCluster()
+    cluster.put(A, b"v")
+    cluster.flow()
+    batch = Batch(cluster, (A, A), Consistency.QUORUM)
+    cluster.flow()
+    assert batch.values == [b"v", b"v"]
+
+
+def test_tombstones_and_what_has_expired_read_as_absent(cluster: FakeCluster) -> None:
+    cluster.sidecar.delete(A, Consistency.ALL)
+    cluster.put(B, b"short", Consistency.ALL, expires_at_ms=START_MS + 5)
+    cluster.put(C, b"long", Consistency.ALL, expires_at_ms=START_MS + 5000)
+    cluster.flow()
+    cluster.wait(0.01)
+    batch = Batch(cluster, (A, B, C), Consistency.QUORUM)
+    cluster.flow()
+    assert batch.values == [None, None, b"long"]
+
+
+def test_what_was_read_moves_the_clock_on(cluster: FakeCluster) -> None:
+    other = cluster.new_sidecar()
+    other.put(A, b"later", Consistency.ALL, version=version_at(START_MS + 400))
+    other.put(B, b"sooner", Consistency.ALL, version=version_at(START_MS + 100))
+    cluster.flow()
+    Batch(cluster, (A, B, C), Consistency.ONE)
+    cluster.flow()
+    assert cluster.sidecar.core.clock.last_ms == START_MS + 400
+
+
+def test_replicas_that_are_equally_good_are_asked_in_turn() -> None:
+    cluster = FakeCluster(zones=1)
+    for _ in range(3):
+        Batch(cluster, [A] * 4, Consistency.ONE)
+    assert [len(link.commands) for link in cluster.sidecar.links.values()] == [4, 4, 4]
+    assert [peer.reads for peer in cluster.sidecar.core.peers.values()] == [4, 4, 4]
+
+
+def test_who_reads_seldom_does_not_begin_with_the_same_replica_each_time() -> None:
+    cluster = FakeCluster(zones=1)
+    for _ in range(6):
+        cluster.sidecar.core.health_changed()
+        Batch(cluster, [A], Consistency.ONE)
+    assert [len(link.commands) for link in cluster.sidecar.links.values()] == [2, 2, 2]
+
+
+# --- not begun
+
+
+@pytest.mark.parametrize("key", [b"", bytes(MAX_KEY_BYTES + 1)])
+def test_a_batch_with_a_bad_key_is_not_begun(cluster: FakeCluster, key: bytes) -> None:
+    assert not Batch(cluster, (A, key), Consistency.ONE).begun
+    assert commands(cluster) == 0
+
+
+@pytest.mark.parametrize("level", [Consistency.ANY, Consistency.BOUNDED, Consistency.SESSION, 99])
+def test_a_level_that_agreement_does_not_settle_is_not_begun(
+    cluster: FakeCluster, level: int
+) -> None:
+    assert not Batch(cluster, (A,), level).begun
+
+
+def test_nothing_is_begun_above_the_bound_of_what_may_be_under_way(cluster: FakeCluster) -> None:
+    cluster.sidecar.core.admission.limit = 2
+    assert not Batch(cluster, (A, B, C), Consistency.ONE).begun
+    assert Batch(cluster, (A, B), Consistency.ONE).begun
+
+
+def test_registers_are_not_read_in_batches() -> None:
+    settings = KeyspaceSettings(KEYSPACE, buckets=1, mode=Mode.LINEARIZABLE)
+    assert not Batch(FakeCluster(settings=settings), (A,), Consistency.QUORUM).begun
+
+
+def test_without_a_map_nothing_is_begun() -> None:
+    assert not Batch(FakeCluster(with_map=False), (A,), Consistency.ONE).begun
+
+
+def test_too_few_replicas_that_count_are_not_asked(cluster: FakeCluster) -> None:
+    for number in (1, 2):
+        cluster.suspect(number)
+    cluster.publish()
+    assert not Batch(cluster, (A,), Consistency.QUORUM).begun
+    one = Batch(cluster, (A,), Consistency.ONE)
+    assert one.begun
+    assert [number for number, link in cluster.sidecar.links.items() if link.commands] == [3]
+
+
+@pytest.mark.parametrize("level", [Consistency.QUORUM, Consistency.ALL])
+def test_agreement_is_not_enough_while_writes_need_more(level: int) -> None:
+    cluster = FakeCluster(nodes=6)
+    Move(cluster, new=(4, 5, 6)).write_both_read_old()
+    cluster.publish()
+    assert not Batch(cluster, (A,), level).begun
+    assert Batch(cluster, (A,), Consistency.ONE).begun
+
+
+# --- dissolved
+
+Fault = Callable[[FakeCluster], None]
+
+
+def no_fence(cluster: FakeCluster) -> None:
+    cluster.set_fence(1, None)
+
+
+def bad_record(cluster: FakeCluster) -> None:
+    fields = cluster.fields(1)
+    fields[user_field(A)] = flip(fields[user_field(A)], -1)
+
+
+def short_record(cluster: FakeCluster) -> None:
+    cluster.fields(1)[user_field(A)] = sealed(b"short")
+
+
+def register_record(cluster: FakeCluster) -> None:
+    version = version_at(START_MS + 1)
+    cluster.fields(1)[user_field(A)] = sealed(version + bytes((FLAG_LINEARIZABLE,)))
+
+
+def error_reply(cluster: FakeCluster) -> None:
+    cluster.link(1).answer_with(ReplyError("LOADING"))
+
+
+def odd_reply(cluster: FakeCluster) -> None:
+    cluster.link(1).answer_with([cluster.fields(1)[b"f"]])
+
+
+def lost(cluster: FakeCluster) -> None:
+    cluster.link(1).cut()
+
+
+FAULTS = (no_fence, bad_record, short_record, register_record, error_reply, odd_reply, lost)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("level", [Consistency.ONE, Consistency.QUORUM])
+def test_one_that_gives_no_answer_is_replaced(
+    cluster: FakeCluster, fault: Fault, level: int
+) -> None:
+    batch = Batch(cluster, (A, B), level)
+    fault(cluster)
+    cluster.flow()
+    assert batch.dissolved
+    assert batch.single_values == [A * 2, B * 2]
+    assert cluster.sidecar.core.active == 0
+
+
+def test_a_link_that_is_full_takes_no_part(cluster: FakeCluster) -> None:
+    cluster.link(1).full = True
+    batch = Batch(cluster, (A, B), Consistency.QUORUM)
+    assert batch.begun
+    cluster.flow()
+    assert batch.dissolved
+    assert batch.single_values == [A * 2, B * 2]
+
+
+def test_replicas_that_differ_are_settled_before_the_answer(cluster: FakeCluster) -> None:
+    newer = version_at(START_MS + 50)
+    other = cluster.new_sidecar()
+    other.put(B, b"newer", Consistency.ONE, version=newer)
+    other.links[1].flow()
+    for link in list(other.links.values()):
+        link.cut()
+    cluster.sidecars.remove(other)
+    batch = Batch(cluster, (A, B), Consistency.QUORUM)
+    cluster.flow()
+    assert batch.dissolved
+    assert batch.single_values == [A * 2, b"newer"]
+    assert len(cluster.holders(B, newer)) >= 2
+
+
+def test_only_what_was_sent_under_this_epoch_is_answered_by_it(cluster: FakeCluster) -> None:
+    batch = Batch(cluster, (A, B), Consistency.ONE)
+    cluster.link(1).deliver(2)
+    cluster.change()
+    cluster.fence_raised(1, 2, 3)
+    cluster.publish()
+    assert batch.dissolved
+    cluster.link(1).answer(2)
+    assert batch.ends == 0
+    assert cluster.sidecar.core.counters.restarts == 2
+    cluster.flow()
+    assert batch.single_values == [A * 2, B * 2]
+
+
+def test_what_has_been_heard_is_not_asked_again(cluster: FakeCluster) -> None:
+    batch = Batch(cluster, (A, B), Consistency.QUORUM)
+    cluster.link(1).flow()
+    cluster.wait(TIMEOUT_S / 2)
+    assert batch.dissolved
+    assert not cluster.link(1).commands
+    cluster.flow()
+    assert batch.single_values == [A * 2, B * 2]
+
+
+def test_a_slow_replica_holds_up_only_the_keys_that_wait_for_it(cluster: FakeCluster) -> None:
+    for number in (1, 2):
+        for _ in range(health.SAMPLES):
+            cluster.sidecar.core.peers[number].breaker.observe(0.02)
+    batch = Batch(cluster, (A, B), Consistency.ONE)
+    cluster.link(1).deliver()
+    cluster.link(1).answer()
+    cluster.wait(0.015)
+    assert batch.ends == 0
+    cluster.wait(0.01)
+    assert batch.ends == 1
+    assert batch.reads[0].record is not None
+    assert cluster.sidecar.core.counters.reads_hurried == 1
+    cluster.flow()
+    assert batch.single_values == [A * 2, B * 2]
+
+
+def test_the_deadline_ends_every_key_that_is_not_answered(cluster: FakeCluster) -> None:
+    batch = Batch(cluster, (A, B), Consistency.ALL)
+    cluster.link(1).flow()
+    cluster.time_out()
+    assert batch.ends == 2
+    assert all(read.error is not None for read in batch.reads)
+    assert cluster.sidecar.core.active == 0
+
+
+def test_the_end_of_a_cancelled_batch_is_quiet(cluster: FakeCluster) -> None:
+    answered, slow = (Batch(cluster, (A, B), Consistency.ONE) for _ in range(2))
+    for batch in (answered, slow):
+        batch.batch.cancel()
+    cluster.link(1).deliver(4)
+    cluster.link(1).answer(3)
+    cluster.time_out()
+    cluster.flow()
+    assert (answered.ends, slow.ends, slow.reads) == (0, 0, [])
+    assert cluster.sidecar.core.active == 0
+
+
+# --- as if by itself
+
+
+class Twin:
+    """A cluster whose reads all go one way. Steps are chosen by their dice alone."""
+
+    def __init__(self, seed: int, lane: Callable[..., None]) -> None:
+        self.dice = Random(seed)
+        self.cluster = FakeCluster(nodes=4, zones=4)
+        self.cluster.sidecar.lane = lane
+        # No two are equally good, or the lanes would take turns differently.
+        for number, peer in self.cluster.sidecar.core.peers.items():
+            peer.latency_s = 0.0005 * 4**number
+        self.cluster.sidecar.core.health_changed()
+        self.cluster.tick()  # the one sample of a tick is taken in either lane
+        self.asked: list[Asked] = []
+        self.story: list[object] = []
+
+    @property
+    def sidecar(self) -> FakeSidecar:
+        return self.cluster.sidecar
+
+    def step(self) -> None:
+        what = self.dice.choice(STEPS)
+        link = self.sidecar.links.get(self.dice.randint(1, 4))
+        what(self, link)
+        self.story.append((what.__name__, self._seen()))
+
+    def _seen(self) -> object:
+        links = self.sidecar.links.items()
+        ends = [(asked.ends, asked.op.version, asked.reason) for asked in self.asked]
+        afloat = [(number, [sent.command for sent in link.commands]) for number, link in links]
+        return ends, afloat, self.sidecar.core.active
+
+
+def _put(twin: Twin, link: FakeLink | None) -> None:
+    key, value = twin.dice.choice((A, B)), b"%d" % twin.dice.randrange(10)
+    more = (
+        {"expires_at_ms": START_MS + twin.dice.randrange(500)} if twin.dice.random() < 0.3 else {}
+    )
+    twin.asked.append(twin.sidecar.put(key, value, twin.dice.choice(LEVELS), **more))
+
+
+def _get(twin: Twin, link: FakeLink | None) -> None:
+    twin.asked.append(twin.sidecar.get(twin.dice.choice((A, B, C)), twin.dice.choice(LEVELS)))
+
+
+def _deliver(twin: Twin, link: FakeLink | None) -> None:
+    if link is not None and link.commands:
+        link.deliver(twin.dice.randint(1, len(link.commands)))
+
+
+def _answer(twin: Twin, link: FakeLink | None) -> None:
+    if link is not None and link.replies:
+        link.answer(twin.dice.randint(1, len(link.replies)))
+
+
+def _flow(twin: Twin, link: FakeLink | None) -> None:
+    twin.cluster.flow()
+
+
+def _cut(twin: Twin, link: FakeLink | None) -> None:
+    if link is not None:
+        link.cut()
+
+
+def _connect(twin: Twin, link: FakeLink | None) -> None:
+    twin.sidecar.connect(twin.dice.randint(1, 4))
+
+
+def _restart(twin: Twin, link: FakeLink | None) -> None:
+    number = twin.dice.randint(1, 4)
+    twin.cluster.crash(number, empty=twin.dice.random() < 0.5)
+    twin.sidecar.connect(number)
+
+
+def _flip(twin: Twin, link: FakeLink | None) -> None:
+    fields = twin.cluster.fields(twin.dice.randint(1, 4))
+    if user_field(A) in fields:
+        fields[user_field(A)] = flip(fields[user_field(A)], twin.dice.randrange(20))
+
+
+def _refence(twin: Twin, link: FakeLink | None) -> None:
+    number = twin.dice.randint(1, 3)
+    if b"f" in twin.cluster.fields(number):
+        twin.cluster.set_fence(number, twin.dice.choice((None, b"", b"\x00" * 59)))
+
+
+def _epoch(twin: Twin, link: FakeLink | None) -> None:
+    twin.cluster.change()
+    for number in (1, 2, 3):
+        if b"f" in twin.cluster.fields(number) and twin.dice.random() < 0.7:
+            bucket, incarnation = twin.cluster.bucket, twin.cluster.incarnation(number)
+            fence = Fence(bucket.epoch, bucket.stage, Role.OWNER, incarnation)
+            twin.cluster.set_fence(number, fence.encode())
+    if twin.dice.random() < 0.8:
+        twin.cluster.publish()
+
+
+def _wait(twin: Twin, link: FakeLink | None) -> None:
+    twin.cluster.wait(twin.dice.choice((0.005, 0.02, 0.2)))
+
+
+STEPS = (_put, _get, _get, _get, _get, _deliver, _deliver, _answer, _answer, _flow, _wait) * 2 + (
+    _cut,
+    _connect,
+    _restart,
+    _flip,
+    _refence,
+    _epoch,
+)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_both_lanes_ask_and_answer_the_same(seed: int) -> None:
+    general, fast = Twin(seed, general_lane), Twin(seed, fast_lane)
+    for _ in range(120):
+        general.step()
+        fast.step()
+        assert fast.story[-1] == general.story[-1], fast.story[-3:]
+    for twin in (general, fast):
+        twin.cluster.flow()
+        twin.cluster.time_out()
+    assert fast._seen() == general._seen()
+    assert all(asked.ends == 1 for asked in fast.asked)
