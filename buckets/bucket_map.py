@@ -89,6 +89,7 @@ class KeyspaceSettings:
     retention_ms: int = 0
     log_bytes_per_bucket: int = 1 << 20
     max_skew_ms: int = 500
+    grace_ms: int = 10 * 24 * 3_600_000  # how long tombstones stay
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,7 @@ _SETTINGS_BOUNDS: Final = (
     ("retention_ms", 0, _UINT64_END - 1),
     ("log_bytes_per_bucket", 0, _UINT64_END - 1),
     ("max_skew_ms", 0, _UINT32_END - 1),
+    ("grace_ms", 0, _UINT64_END - 1),
 )
 
 _MessageT = TypeVar("_MessageT", bound=Message)
@@ -257,6 +258,7 @@ def keyspace_message(
         retention_ms=settings.retention_ms,
         log_bytes_per_bucket=settings.log_bytes_per_bucket,
         max_skew_ms=settings.max_skew_ms,
+        grace_ms=settings.grace_ms,
         creating=creating,
     )
 
@@ -277,6 +279,7 @@ def keyspace_value(config: map_pb2.KeyspaceConfig, resource: str) -> KeyspaceSet
             retention_ms=config.retention_ms,
             log_bytes_per_bucket=config.log_bytes_per_bucket,
             max_skew_ms=config.max_skew_ms,
+            grace_ms=config.grace_ms,
         )
     except ValueError as error:
         raise CodecError(resource, str(error)) from None

@@ -47,6 +47,7 @@ class _KeyspaceDocument(msgspec.Struct, frozen=True):
     retention_ms: int = 0
     log_bytes_per_bucket: int = _DEFAULTS.log_bytes_per_bucket
     max_skew_ms: int = _DEFAULTS.max_skew_ms
+    grace_ms: int = _DEFAULTS.grace_ms
     creating: bool = False
 
 
@@ -106,6 +107,7 @@ def keyspace_to_json(settings: KeyspaceSettings, *, creating: bool = False) -> b
         retention_ms=settings.retention_ms,
         log_bytes_per_bucket=settings.log_bytes_per_bucket,
         max_skew_ms=settings.max_skew_ms,
+        grace_ms=settings.grace_ms,
         creating=creating,
     )
     return msgspec.json.encode(document)
@@ -131,6 +133,7 @@ def keyspace_from_json(raw: bytes, resource: str) -> tuple[KeyspaceSettings, boo
         retention_ms=document.retention_ms,
         log_bytes_per_bucket=document.log_bytes_per_bucket,
         max_skew_ms=document.max_skew_ms,
+        grace_ms=document.grace_ms,
     )
     return checked_settings(settings, resource), document.creating
 

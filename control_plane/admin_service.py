@@ -27,7 +27,13 @@ from control_plane.controllers.status import (
 )
 from control_plane.coordination.errors import Conflict, CoordinationError
 from control_plane.errors import AdminError, Later, Missing
-from control_plane.jobs.answers import check_loss, check_recovery, check_repair, job_status
+from control_plane.jobs.answers import (
+    check_compaction,
+    check_loss,
+    check_recovery,
+    check_repair,
+    job_status,
+)
 from control_plane.jobs.job import wait_moved
 from protos.dabbawala.v1 import admin_pb2, admin_pb2_grpc, map_pb2
 
@@ -146,6 +152,25 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         """Begin to compare the owners of a keyspace's buckets."""
         return await _answered(context, self._start_repair(request, context))
 
+    async def StartCompaction(  # noqa: N802
+        self, request: admin_pb2.StartCompactionRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        """Begin to take a keyspace's old tombstones away."""
+        return await _answered(context, self._start_compaction(request, context))
+
+    async def ReportHints(  # noqa: N802
+        self, request: admin_pb2.ReportHintsRequest, context: Context
+    ) -> admin_pb2.ReportHintsResponse:
+        """A sidecar says what hints it has, and is told which of its marks are done with."""
+        state = self._instance.feed.state
+        return await _answered(context, self._instance.hints.answer(request, state))
+
+    async def ForgetHints(  # noqa: N802
+        self, request: admin_pb2.ForgetHintsRequest, context: Context
+    ) -> admin_pb2.ForgetHintsResponse:
+        """A sidecar will not come back."""
+        return await _answered(context, self._forget_hints(request))
+
     async def RecoverNode(  # noqa: N802
         self, request: admin_pb2.RecoverNodeRequest, context: Context
     ) -> admin_pb2.JobStatus:
@@ -178,6 +203,24 @@ class AdminService(admin_pb2_grpc.AdminServicer):
         check_repair(stored, buckets)
         total = len(buckets) or stored.settings.buckets
         return job_status(await jobs.start_repair(request.keyspace, buckets, total))
+
+    async def _start_compaction(
+        self, request: admin_pb2.StartCompactionRequest, context: Context
+    ) -> admin_pb2.JobStatus:
+        await self._some_leader(context)
+        jobs = self._instance.jobs
+        if jobs is None:
+            return await self._leader(context).StartCompaction(
+                request, metadata=_forward_metadata(), timeout=_time_left(context)
+            )
+        check_compaction(_keyspace(self._instance.feed.state, request.keyspace))
+        return job_status(await jobs.start_compaction(request.keyspace))
+
+    async def _forget_hints(
+        self, request: admin_pb2.ForgetHintsRequest
+    ) -> admin_pb2.ForgetHintsResponse:
+        known = await self._instance.hints.forget(request.sidecar)
+        return admin_pb2.ForgetHintsResponse(known=known)
 
     async def _recover_node(
         self, request: admin_pb2.RecoverNodeRequest, context: Context

@@ -54,6 +54,7 @@ class App:
             store_kind="zookeeper" if config.store.startswith("zookeeper:") else "embedded",
             probe_interval_ms=config.probe_interval_ms,
             admission_settle_ms=config.admission_settle_ms,
+            compaction_interval_ms=config.compaction_interval_ms,
             publish=self._xds.publish,
         )
         self._admin = AdminService(self.instance, config.id, self._sidecars)

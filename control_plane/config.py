@@ -33,6 +33,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     probe_interval_ms: Annotated[int, msgspec.Meta(ge=50, le=10_000)] = 1_000
     # How long a node that lost data is SUSPECT before it is repaired by itself; -1: never.
     admission_settle_ms: Annotated[int, msgspec.Meta(ge=-1, le=3_600_000)] = 3_000
+    # How often each keyspace's old tombstones are taken away; -1: by command only.
+    compaction_interval_ms: Annotated[int, msgspec.Meta(ge=-1, le=31_536_000_000)] = 86_400_000
     session_timeout_ms: Annotated[int, msgspec.Meta(ge=600, le=60_000)] = 10_000
     log_level: Annotated[str, msgspec.Meta(pattern="^(debug|info|warning|error)$")] = "info"
 
@@ -108,6 +110,7 @@ _HELP: Final = {
     "metrics": "host:port of a Prometheus page; none when not set",
     "probe_interval_ms": "how often each node is asked how it is, 50 to 10000",
     "admission_settle_ms": "how long a node that lost data waits for its repair; -1: for ever",
+    "compaction_interval_ms": "how often old tombstones are taken away; -1: by command only",
     "session_timeout_ms": "silence after which another instance leads, 600 to 60000",
     "log_level": "debug, info, warning or error",
 }

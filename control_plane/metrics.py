@@ -36,6 +36,7 @@ class InstanceCollector(Collector):
         yield _gauge("keyspaces_creating", "Keyspaces whose fences are not all made.", creating)
         yield _gauge("nodes_in_repair", "Nodes that are being taken back.", len(view.admissions))
         yield from _divergence(view)
+        yield from _compactions(view)
 
 
 def _divergence(view: View) -> Iterator[GaugeMetricFamily]:
@@ -52,6 +53,22 @@ def _divergence(view: View) -> Iterator[GaugeMetricFamily]:
         oldest.add_metric([keyspace, str(bucket)], found.oldest_ms / 1000)
     yield keys
     yield oldest
+
+
+def _compactions(view: View) -> Iterator[GaugeMetricFamily]:
+    """Of each keyspace's last compaction, on all owners; known to the leader."""
+    jobs = sorted(view.compactions.items())
+    for name, help_, values in (
+        ("started_timestamp_seconds", "When it began.", [j.started_ms / 1000 for _, j in jobs]),
+        ("tombstones", "Tombstones seen.", [j.counts.tombstones for _, j in jobs]),
+        ("purged", "Records removed.", [j.counts.purged for _, j in jobs]),
+        ("purged_bytes", "Bytes removed.", [j.counts.purged_bytes for _, j in jobs]),
+        ("buckets_skipped", "Buckets left out.", [j.skipped for _, j in jobs]),
+    ):
+        family = GaugeMetricFamily(f"dabbawala_compaction_{name}", help_, labels=["keyspace"])
+        for (keyspace, _), value in zip(jobs, values, strict=True):
+            family.add_metric([keyspace], value)
+        yield family
 
 
 def _gauge(name: str, help_: str, value: int) -> GaugeMetricFamily:

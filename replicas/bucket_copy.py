@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 from hiredis import ReplyError
 
 from replicas.client import ReplicaClient
-from replicas.commands import pack_command, write_prefix, write_suffix
+from replicas.commands import copy_command, pack_command, write_prefix, write_suffix
 from replicas.digest import (
     FIRST_CURSOR,
     LEAF_BYTES,
@@ -27,9 +27,12 @@ from replicas.digest import (
     parse_entries,
 )
 from replicas.errors import CommandFailed, UnexpectedReply
-from replicas.layout import BucketKeys
+from replicas.fence import decode_fence
+from replicas.layout import FENCE_FIELD, BucketKeys
+from replicas.purge import Purged, PurgeStep, What, parse_purge, purge_command
 from replicas.replies import Refusal, parse_refusal, parse_write
 from replicas.scripts import SCRIPTS
+from replicas.version import ZERO_VERSION
 
 MOST_RECORDS_A_STEP: Final = 2_000  # 7 ms of the server's time at 100 bytes a record
 MOST_BYTES_A_STEP: Final = 1 << 20
@@ -91,14 +94,21 @@ class Copy:
         self.trusted = trusted
         self.read_only = read_only
         self.records = 0
+        self._purged_through = ZERO_VERSION
         self._step = MOST_RECORDS_A_STEP
         self._batch = MOST_RECORDS_A_BATCH
 
     async def measure(self) -> None:
-        """How many records there are, and how many of their size make a step and a batch."""
-        fields, used = await self._ask_plain(
-            [b"HLEN", self.keys.data], [b"MEMORY", b"USAGE", self.keys.data, b"SAMPLES", b"20"]
+        """How many records there are, how many of their size make a step and a batch, and what is
+        purged here. Call it before any record is read that may be written to this copy.
+        """
+        fields, used, fence = await self._ask_plain(
+            [b"HLEN", self.keys.data],
+            [b"MEMORY", b"USAGE", self.keys.data, b"SAMPLES", b"20"],
+            [b"HGET", self.keys.data, FENCE_FIELD],
         )
+        decoded = decode_fence(fence) if isinstance(fence, bytes) else None
+        self._purged_through = decoded.purged_through if decoded is not None else ZERO_VERSION
         self.records = fields if isinstance(fields, int) else 0
         each = (used if isinstance(used, int) else 0) // max(self.records, 1) or 1
         self._step = max(16, min(MOST_RECORDS_A_STEP, MOST_BYTES_A_STEP // each))
@@ -168,11 +178,29 @@ class Copy:
 
         A refusal that says the bucket or the life is another one raises StepRefused.
         """
-        if not records:
-            return {}
         script = SCRIPTS["heal" if heal else "write"]
         prefix = write_prefix(self.keys, self.epoch, self.incarnation, script=script)
         built = [prefix + write_suffix(f[1:], raw, limits) for f, raw in records.items()]
+        return await self._written(records, built)
+
+    async def copy(
+        self, records: Mapping[bytes, bytes], limits: bytes
+    ) -> dict[bytes, int | Refusal]:
+        """As write, of what a trusted owner holds: also below purged-through, as long as that is
+        what `measure` found (scripts/copy.lua).
+        """
+        seen = self._purged_through
+        built = [
+            copy_command(
+                self.keys, self.epoch, self.incarnation, f[1:], raw, limits=limits, seen=seen
+            )
+            for f, raw in records.items()
+        ]
+        return await self._written(records, built)
+
+    async def _written(
+        self, records: Mapping[bytes, bytes], built: Sequence[bytes]
+    ) -> dict[bytes, int | Refusal]:
         outcomes: dict[bytes, int | Refusal] = {}
         for name, reply in zip(records, await self._paced(built), strict=True):
             outcome = parse_write(reply)
@@ -192,6 +220,28 @@ class Copy:
                 self._parsed(parse_refusal(reply), int, reply)
             gone += reply == 1
         return gone
+
+    async def purge(self, what: What, bound: bytes, grace_ms: int) -> Purged:
+        """All steps of one kind (scripts/purge.lua); what was seen in all."""
+        cursor, total = FIRST_CURSOR, Purged()
+        while True:
+            reply = await self._one(
+                purge_command(
+                    self.keys,
+                    self.epoch,
+                    self.incarnation,
+                    what=what,
+                    bound=bound,
+                    grace_ms=grace_ms,
+                    cursor=cursor,
+                    count=self._step,
+                )
+            )
+            step = self._parsed(parse_purge(reply), PurgeStep, reply)
+            total.add(step.seen)
+            cursor = step.cursor
+            if cursor == FIRST_CURSOR:
+                return total
 
     # --- asking
 

@@ -79,8 +79,8 @@ def purging(bound: bytes) -> Generator[What, Purged | None, Purged]:
         return seen or Purged()
     yield What.CLOSE
     yield What.EQUALIZE
-    gone = yield What.DROP
-    return gone or Purged()
+    gone = (yield What.DROP) or Purged()
+    return Purged(seen.records, seen.tombstones, gone.purged, gone.size_bytes)
 
 
 def purge_command(

@@ -15,6 +15,8 @@ import uvicorn
 
 from buckets.bucket_map import BucketMap
 from sidecar.admin import AdminSource, admin_app
+from sidecar.background.hint_ledger import HintsView
+from sidecar.background.hint_report import HintReporter
 from sidecar.background.map_feed import FeedIdentity, MapFeed
 from sidecar.clock_file import clock_path
 from sidecar.config import SidecarConfig
@@ -112,6 +114,7 @@ class Sidecar:
             worker.start()
         self._feed.load()
         feeding = asyncio.create_task(self._feed.run(), name="map-feed")
+        reporting = asyncio.create_task(self._make_reporter().run(), name="hint-report")
         admin = self._make_admin()
         serving = asyncio.create_task(admin.serve(sockets=[self._admin_socket]), name="admin")
         if self._config.ports_file:
@@ -121,16 +124,17 @@ class Sidecar:
             await self._stopping.wait()
             log.info("draining")
         finally:
-            await self._stop(feeding)
+            await self._stop(feeding, reporting)
             admin.should_exit = True
             await serving
         log.info("stopped")
 
-    async def _stop(self, feeding: asyncio.Task[None]) -> None:
+    async def _stop(self, *tasks: asyncio.Task[None]) -> None:
         workers = (worker.stop() for worker in self._workers)
         await asyncio.gather(self._path.stop(), *workers)
-        feeding.cancel()
-        await asyncio.wait({feeding})
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         self._remove_unix_sockets()
 
     def _remove_unix_sockets(self) -> None:
@@ -177,6 +181,21 @@ class Sidecar:
             "last_error": state.last_error,
             "file_error": state.file_error,
         }
+
+    def _make_reporter(self) -> HintReporter:
+        return HintReporter(
+            self._config.id,
+            self._config.hint_age_ms,
+            view=self._hints_view,
+            control_plane=lambda: self._feed.state.connected_to,
+            repaired=self._repaired,
+        )
+
+    def _hints_view(self) -> HintsView | None:
+        """Of all workers; None while one of them has not said yet what it has."""
+        if any(worker.stats is None for worker in self._workers):
+            return None
+        return self._stats().hints
 
     def _repaired(self, bucket: Repaired) -> None:
         self._path.hints.repaired(bucket)

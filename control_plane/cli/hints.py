@@ -9,9 +9,17 @@ import typer
 from rich.text import Text
 
 from control_plane.cli.addresses import SIDECAR_ADMIN, find_address
+from control_plane.cli.calls import control_plane
 from control_plane.cli.errors import CommandError
-from control_plane.cli.options import DEFAULT_TIMEOUT_S, Output, OutputFormat, Timeout
+from control_plane.cli.options import (
+    DEFAULT_TIMEOUT_S,
+    ControlPlaneAddress,
+    Output,
+    OutputFormat,
+    Timeout,
+)
 from control_plane.cli.output import console, next_commands, print_json, size_text, table
+from protos.dabbawala.v1 import admin_pb2
 
 _MAX_ANSWER_BYTES = 64 << 20
 _MARKS_SHOWN = 20
@@ -22,6 +30,15 @@ AdminAddress = Annotated[
         "--admin",
         metavar="HOST:PORT",
         help="The sidecar's admin door (else DABBA_ADMIN, else that of a running `dabba dev`).",
+    ),
+]
+
+
+Forget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIDECAR",
+        help="This sidecar will not come back: what it kept is lost, and holds no tombstone.",
     ),
 ]
 
@@ -68,10 +85,15 @@ class Hints(msgspec.Struct):
 
 def hints(
     admin_address: AdminAddress = None,
+    forget: Forget = None,
+    control_plane_address: ControlPlaneAddress = None,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
     output: Output = OutputFormat.TABLE,
 ) -> None:
     """Show the hints of a sidecar: writes kept for owners that missed them; buckets to repair."""
+    if forget is not None:
+        _forget(forget, control_plane_address, timeout)
+        return
     address = find_address(SIDECAR_ADMIN, admin_address)
     raw = _get(address, "/hints", timeout)
     try:
@@ -85,6 +107,18 @@ def hints(
         print_json(msgspec.json.decode(raw))
         return
     _print(answer)
+
+
+def _forget(sidecar: str, control_plane_address: str | None, timeout: float) -> None:
+    request = admin_pb2.ForgetHintsRequest(sidecar=sidecar)
+    with control_plane(control_plane_address, timeout) as (peer, admin):
+        answer = peer.call(admin.ForgetHints, request)
+    if not answer.known:
+        raise CommandError(
+            f"sidecar {sidecar!r} has reported no hints",
+            "see which sidecars there are: dabba sidecars",
+        )
+    console().print(Text(f"the hints of {sidecar} are forgotten", style="green"))
 
 
 def _get(address: str, path: str, timeout_s: float) -> bytes:

@@ -66,6 +66,9 @@ Durable = Annotated[
     ),
 ]
 MaxValue = Annotated[int, typer.Option(min=0, help="Largest value in bytes.", show_default="1 MiB")]
+GraceHours = Annotated[
+    float, typer.Option(min=0, help="How long tombstones stay, in hours.", show_default="240")
+]
 
 # Creating fences on every owner of every bucket takes longer than a question.
 _CREATE_TIMEOUT_S = 30.0
@@ -82,6 +85,7 @@ def keyspace_create(
     write_consistency: WriteLevel = None,
     redis_db: RedisDb = -1,
     max_value_bytes: MaxValue = 0,
+    grace_hours: GraceHours = 0,
     control_plane_address: ControlPlaneAddress = None,
     timeout: Timeout = _CREATE_TIMEOUT_S,
     output: Output = OutputFormat.TABLE,
@@ -97,6 +101,7 @@ def keyspace_create(
         write_consistency=int(level_number(write_consistency)),
         redis_db=redis_db,
         max_value_bytes=max_value_bytes,
+        grace_ms=round(grace_hours * 3_600_000),
     )
     with control_plane(control_plane_address, timeout) as (peer, admin):
         response = peer.call(admin.CreateKeyspace, admin_pb2.CreateKeyspaceRequest(config=config))
@@ -171,6 +176,7 @@ def _settings(config: map_pb2.KeyspaceConfig) -> list[tuple[str, str | Text]]:
         ("old versions kept", f"{config.retention_ms} ms"),
         ("change log", f"{size_text(config.log_bytes_per_bucket)} a bucket"),
         ("clock skew allowed", f"{config.max_skew_ms} ms"),
+        ("tombstones stay", f"{config.grace_ms / 3_600_000:g} h"),
     ]
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from control_plane.cli.cluster import doctor, map_app, sidecars, status
+from control_plane.cli.compact import compact
 from control_plane.cli.data import delete, get, put, where
 from control_plane.cli.dev import dev
 from control_plane.cli.errors import EXIT_FAILED, CommandError
@@ -46,7 +47,7 @@ def _options(version: Version = False) -> None:
     pass
 
 
-for command in (dev, status, where, get, put, delete, sidecars, hints, repair, doctor):
+for command in (dev, status, where, get, put, delete, sidecars, hints, repair, compact, doctor):
     app.command(command.__name__)(command)
 app.add_typer(keyspace_app, name="keyspace")
 app.add_typer(node_app, name="node")

@@ -1,7 +1,7 @@
 """`dabba repair`: compare the owners of a keyspace's buckets, and move what differs."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -52,7 +52,7 @@ def repair(
         request = admin_pb2.StartRepairRequest(keyspace=subject, buckets=bucket or [])
         job = peer.call(admin.StartRepair, request)
         if wait:
-            job = _follow(peer, admin, job, quiet=output is OutputFormat.JSON)
+            job = follow(peer, admin, job, _progress_words, quiet=output is OutputFormat.JSON)
     if output is OutputFormat.JSON:
         print_json(plain(job))
     else:
@@ -68,17 +68,22 @@ def _show_jobs(peer: Peer, admin: AdminStub, output: OutputFormat) -> None:
     console().print(job_table(response.jobs, time.time_ns() // 1_000_000))
 
 
-def _follow(
-    peer: Peer, admin: AdminStub, job: admin_pb2.JobStatus, *, quiet: bool
+def follow(
+    peer: Peer,
+    admin: AdminStub,
+    job: admin_pb2.JobStatus,
+    words: Callable[[admin_pb2.JobStatus], str],
+    *,
+    quiet: bool,
 ) -> admin_pb2.JobStatus:
-    """The job at its end."""
+    """The job at its end; until then a line of progress, with `words` about it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[words]}"))
     with Progress(*columns, console=console(), disable=quiet, transient=True) as progress:
-        task = progress.add_task(f"repair {job.subject}", total=job.buckets_total, words="")
+        task = progress.add_task(f"{job.kind} of {job.subject}", total=job.buckets_total, words="")
         while job.state == _RUNNING:
             request = admin_pb2.ListJobsRequest(id=job.id, seen_ms=job.updated_ms)
             [job] = peer.call(admin.ListJobs, request).jobs
-            progress.update(task, completed=job.buckets_done, words=_progress_words(job))
+            progress.update(task, completed=job.buckets_done, words=words(job))
     return job
 
 

@@ -18,6 +18,7 @@ from control_plane.controllers.status import Health, View, next_healths
 from control_plane.coordination.errors import CoordinationError, StoreClosed
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import CoordinationStore
+from control_plane.jobs.hint_reports import HintReports
 from control_plane.jobs.job import JobLedger
 from control_plane.jobs.running import Jobs
 from protos.dabbawala.v1 import admin_pb2
@@ -38,6 +39,7 @@ class ControlPlaneInstance:
         store_kind: str,
         probe_interval_ms: int,
         admission_settle_ms: int,
+        compaction_interval_ms: int,
         publish: Callable[[BucketMap], None],
     ) -> None:
         self.feed = MapFeed(store, paths, self._on_state)
@@ -45,6 +47,7 @@ class ControlPlaneInstance:
         self.roster = Roster(store, paths, own)
         self.leader = Leader(store, paths, self.feed, value=self.roster.value, work=self._lead)
         self.ledger = JobLedger(store, paths)
+        self.hints = HintReports(store, paths)
         self.reconciler: Reconciler | None = None
         self.jobs: Jobs | None = None
         self.healths: dict[str, Health] = {}
@@ -52,6 +55,7 @@ class ControlPlaneInstance:
         self._store_kind = store_kind
         self._probe_interval_ms = probe_interval_ms
         self._admission_settle_ms = admission_settle_ms
+        self._compaction_interval_ms = compaction_interval_ms
         self._publish = publish
         self._published_revision = -1
         self._tasks: list[asyncio.Task[None]] = []
@@ -95,11 +99,18 @@ class ControlPlaneInstance:
             blocked=self.reconciler.blocked if self.reconciler is not None else {},
             admissions=self.jobs.admissions() if self.jobs is not None else {},
             diverged=self.jobs.diverged() if self.jobs is not None else {},
+            compactions=self.jobs.compactions() if self.jobs is not None else {},
         )
 
     async def _lead(self, term: Term) -> None:
         self.reconciler = Reconciler(term, self.probes, self._probe_interval_ms)
-        self.jobs = Jobs(term, self.ledger, self.probes, self._admission_settle_ms)
+        self.jobs = Jobs(
+            term,
+            self.ledger,
+            self.probes,
+            settle_ms=self._admission_settle_ms,
+            compact_every_ms=self._compaction_interval_ms,
+        )
         work = (self.reconciler.run, self.jobs.run)
         tasks = [asyncio.create_task(_lead_on(run)) for run in work]
         try:

@@ -16,6 +16,8 @@ MIN_LOG_BYTES: Final = 4 << 10
 MAX_LOG_BYTES: Final = 1 << 30
 MIN_SKEW_MS: Final = 10
 MAX_SKEW_MS: Final = 60_000
+MIN_GRACE_MS: Final = 4 * 3_600_000  # sidecars replay hints for 3 hours, unless told otherwise
+MAX_GRACE_MS: Final = 10 * 365 * 24 * 3_600_000
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _DEFAULTS: Final = KeyspaceSettings(name="default")
@@ -48,6 +50,7 @@ def with_defaults(config: map_pb2.KeyspaceConfig) -> map_pb2.KeyspaceConfig:
     filled.max_value_bytes = config.max_value_bytes or _DEFAULTS.max_value_bytes
     filled.log_bytes_per_bucket = config.log_bytes_per_bucket or _DEFAULTS.log_bytes_per_bucket
     filled.max_skew_ms = config.max_skew_ms or _DEFAULTS.max_skew_ms
+    filled.grace_ms = config.grace_ms or _DEFAULTS.grace_ms
     return filled
 
 
@@ -131,6 +134,7 @@ def _bound_violations(config: map_pb2.KeyspaceConfig) -> list[Violation]:
             ("max_value_bytes", config.max_value_bytes, 1, MAX_VALUE_BYTES),
             ("log_bytes_per_bucket", config.log_bytes_per_bucket, MIN_LOG_BYTES, MAX_LOG_BYTES),
             ("max_skew_ms", config.max_skew_ms, MIN_SKEW_MS, MAX_SKEW_MS),
+            ("grace_ms", config.grace_ms, MIN_GRACE_MS, MAX_GRACE_MS),
         )
         if not low <= value <= high
     ]

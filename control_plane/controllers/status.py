@@ -20,7 +20,7 @@ from control_plane.controllers.sight import (
     cluster_mark,
     health,
 )
-from control_plane.jobs.job import Divergence
+from control_plane.jobs.job import Divergence, JobRecord
 from protos.dabbawala.v1 import admin_pb2, map_pb2
 
 
@@ -57,6 +57,7 @@ class View:
     blocked: Mapping[str, str] = field(default_factory=dict)
     admissions: Mapping[str, str] = field(default_factory=dict)  # how far, in words, by node id
     diverged: Mapping[tuple[str, int], Divergence] = field(default_factory=dict)
+    compactions: Mapping[str, JobRecord] = field(default_factory=dict)  # the last, by keyspace
 
 
 def next_healths(

@@ -36,6 +36,9 @@ def job_status(record: JobRecord) -> admin_pb2.JobStatus:
         ],
         loss_from_ms=record.loss_from_ms,
         loss_to_ms=record.loss_to_ms,
+        tombstones=counts.tombstones,
+        purged=counts.purged,
+        purged_bytes=counts.purged_bytes,
     )
 
 
@@ -49,6 +52,13 @@ def check_repair(stored: StoredKeyspace, buckets: Sequence[int]) -> None:
     if wrong:
         text = f"bucket {wrong[0]} does not exist; they are 0 to {settings.buckets - 1}"
         raise invalid("BUCKET_UNKNOWN", [Violation("buckets", text)])
+
+
+def check_compaction(stored: StoredKeyspace) -> None:
+    """Raises AdminError for a compaction that can not be."""
+    if stored.creating:
+        text = f"keyspace {stored.settings.name!r} is being created; try again in some seconds"
+        raise refused("KEYSPACE_CREATING", "keyspace", text)
 
 
 def check_recovery(state: ClusterState, node_id: str) -> None:

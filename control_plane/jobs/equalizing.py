@@ -1,13 +1,15 @@
 """Make the copies of one bucket equal: compare digests, list what differs, move only that.
 
-Records travel with their own versions, through the ordinary write script, so it does not matter
-that clients write meanwhile, nor how often a step is repeated. A record that fails its checksum is
-healed from the highest valid version, when a majority that does not count it has answered.
+Records travel with their own versions, and replicas compare these, so it does not matter that
+clients write meanwhile, nor how often a step is repeated. What a trusted copy holds is copied below
+purged-through too; what only others hold is written as by a client, and refused where it was
+purged. A record that fails its checksum is healed from the highest valid version, when a majority
+that does not count it has answered.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import Final
@@ -89,7 +91,9 @@ class _Mending:
     copies: Sequence[Copy]
     terms: Terms
     found: Findings
+    # Of trusted copies, and of others.
     behind: dict[int, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    doubtful: dict[int, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
     corrupt: dict[int, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
 
     async def mend(self, batch: list[Difference]) -> None:
@@ -100,8 +104,9 @@ class _Mending:
         for difference in batch:
             self._plan(difference, raws.get(difference.field))
         outcomes = await asyncio.gather(
-            *(self._write(place, heal=False) for place in list(self.behind)),
-            *(self._write(place, heal=True) for place in list(self.corrupt)),
+            *(self._copy(place) for place in list(self.behind)),
+            *(self._write(place) for place in list(self.doubtful)),
+            *(self._heal(place) for place in list(self.corrupt)),
         )
         await self._drop_leftovers(batch, set().union(*outcomes))
 
@@ -118,7 +123,7 @@ class _Mending:
         wanted: dict[int, list[bytes]] = defaultdict(list)
         for difference in batch:
             if difference.holders:
-                wanted[difference.holders[0]].append(difference.field)
+                wanted[self._source(difference)].append(difference.field)
         found: dict[bytes, bytes] = {}
         for raws in await asyncio.gather(
             *(self.copies[place].read(names) for place, names in wanted.items())
@@ -126,11 +131,18 @@ class _Mending:
             found |= {name: raw for name, raw in raws.items() if decode_record(raw) is not None}
         return found
 
+    def _source(self, difference: Difference) -> int:
+        """A trusted holder, where there is one."""
+        trusted = (place for place in difference.holders if self.copies[place].trusted)
+        return next(trusted, difference.holders[0])
+
     def _plan(self, difference: Difference, raw: bytes | None) -> None:
         if raw is not None:
+            source = self.copies[self._source(difference)]
+            given = self.behind if source.trusted else self.doubtful
             for place in difference.behind:
                 if not self.copies[place].read_only:
-                    self.behind[place][difference.field] = raw
+                    given[place][difference.field] = raw
         for place in difference.corrupt:
             if self.copies[place].read_only:
                 continue
@@ -147,21 +159,33 @@ class _Mending:
         )
         return valid >= self.terms.heal_need
 
-    async def _write(self, place: int, *, heal: bool) -> set[bytes]:
+    async def _copy(self, place: int) -> set[bytes]:
+        outcomes = await self.copies[place].copy(self.behind[place], self.terms.limits)
+        self.found.copied += self._taken(outcomes)
+        return set()
+
+    async def _write(self, place: int) -> set[bytes]:
         """Fields that a trusted copy refused because their tombstones are purged."""
-        records = (self.corrupt if heal else self.behind)[place]
-        purged: set[bytes] = set()
-        outcomes = await self.copies[place].write(records, self.terms.limits, heal=heal)
-        for name, outcome in outcomes.items():
-            if isinstance(outcome, Refusal):
-                self.found.refused += 1
-                if outcome.code is Code.PURGED and self.copies[place].trusted:
-                    purged.add(name)
-            elif heal:
-                self.found.healed += 1
-            else:
-                self.found.copied += 1
-        return purged
+        outcomes = await self.copies[place].write(self.doubtful[place], self.terms.limits)
+        self.found.copied += self._taken(outcomes)
+        if not self.copies[place].trusted:
+            return set()
+        return {
+            name
+            for name, outcome in outcomes.items()
+            if isinstance(outcome, Refusal) and outcome.code is Code.PURGED
+        }
+
+    async def _heal(self, place: int) -> set[bytes]:
+        records = self.corrupt[place]
+        outcomes = await self.copies[place].write(records, self.terms.limits, heal=True)
+        self.found.healed += self._taken(outcomes)
+        return set()
+
+    def _taken(self, outcomes: Mapping[bytes, int | Refusal]) -> int:
+        refused = sum(isinstance(outcome, Refusal) for outcome in outcomes.values())
+        self.found.refused += refused
+        return len(outcomes) - refused
 
     async def _drop_leftovers(self, batch: list[Difference], purged: set[bytes]) -> None:
         """What only a joining copy's former life holds, and the owners have purged or lost."""

@@ -21,6 +21,7 @@ DONE: Final = "done"
 FAILED: Final = "failed"
 REPAIR: Final = "repair"
 ADMISSION: Final = "admission"
+COMPACTION: Final = "compaction"
 POLL_S: Final = 0.1
 MOST_WAIT_S: Final = 1.0
 KEPT: Final = 20  # finished jobs of each kind that are still shown
@@ -29,7 +30,9 @@ _log = structlog.get_logger(part="jobs")
 
 
 class Counts(msgspec.Struct):
-    """What was compared and moved. Keys, but for `records` (of the largest copy of each bucket)."""
+    """What was compared and moved. Keys, but for `records` (of the largest copy of each bucket).
+    What a compaction saw and removed is counted on all owners.
+    """
 
     records: int = 0
     differing: int = 0
@@ -37,6 +40,9 @@ class Counts(msgspec.Struct):
     healed: int = 0
     unhealed: int = 0
     moved_bytes: int = 0
+    tombstones: int = 0
+    purged: int = 0
+    purged_bytes: int = 0
 
 
 class Divergence(msgspec.Struct, frozen=True):
@@ -49,9 +55,10 @@ class Divergence(msgspec.Struct, frozen=True):
 class JobRecord(msgspec.Struct, kw_only=True):
     """A job as the store holds it. Times are Unix milliseconds.
 
-    A repair goes over `buckets` of `keyspace` (none named: all), of which `next` is the cursor. An
-    admission gives `node` the life `run_id` (hex) under `incarnation`; where no majority was left,
-    what was acknowledged between `loss_from_ms` and `loss_to_ms` may be lost (to 0: nothing is).
+    A repair or a compaction goes over `buckets` of `keyspace` (none named: all), of which `next` is
+    the cursor. An admission gives `node` the life `run_id` (hex) under `incarnation`; where no
+    majority was left, what was acknowledged between `loss_from_ms` and `loss_to_ms` may be lost (to
+    0: nothing is).
     """
 
     id: str
@@ -109,7 +116,7 @@ class JobLedger:
         await self.store.transact([put, *more, guard])
 
     async def forget_old(self, jobs: Sequence[JobRecord], guard: Check) -> None:
-        """Keep the latest finished ones of each kind."""
+        """Keep the latest finished ones of each kind; of compactions there is one a keyspace."""
         for kind in (REPAIR, ADMISSION):
             over = [job for job in jobs if job.kind == kind and job.state != RUNNING]
             for job in over[:-KEPT]:

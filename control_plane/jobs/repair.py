@@ -42,8 +42,24 @@ def repaired_path(paths: ClusterPaths, keyspace: str, index: int) -> str:
 
 def repaired_through(entry: Entry | None, bucket: int) -> int:
     """Unix milliseconds up to which every owner of a bucket has everything; 0: not known."""
-    known: dict[str, str] = msgspec.json.decode(entry.value) if entry is not None else {}
-    return physical_ms(bytes.fromhex(known.get(str(bucket), ZERO_VERSION.hex())))
+    return physical_ms(bytes.fromhex(_known(entry).get(str(bucket), ZERO_VERSION.hex())))
+
+
+def repair_began_ms(entry: Entry | None) -> dict[int, int]:
+    """When the last repair began in which all owners took part, by bucket (Unix milliseconds)."""
+    return {
+        int(bucket): physical_ms(bytes.fromhex(through)) + THROUGH_MARGIN_MS
+        for bucket, through in _known(entry).items()
+    }
+
+
+def put_repaired(path: str, entry: Entry | None, bucket: int, through: bytes) -> Put:
+    """Records it. `entry` is what stands at `path`."""
+    return Put(path, msgspec.json.encode(_known(entry) | {str(bucket): through.hex()}))
+
+
+def _known(entry: Entry | None) -> dict[str, str]:
+    return msgspec.json.decode(entry.value, type=dict[str, str]) if entry is not None else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,22 +145,20 @@ class RepairJob(Job):
         index = bucket.id // RANGE_BUCKETS
         path = repaired_path(self._term.paths, self.record.keyspace, index)
         entry = await self._ledger.store.read(path)
-        known: dict[str, str] = msgspec.json.decode(entry.value) if entry is not None else {}
-        known[str(bucket.id)] = repaired.through.hex()
-        return [Put(path, msgspec.json.encode(known))]
+        return [put_repaired(path, entry, bucket.id, repaired.through)]
 
 
 async def repair_bucket(
     state: ClusterState, stored: StoredKeyspace, bucket: Bucket, links: NodeLinks, pace: Pace
 ) -> BucketRepair:
     """Make the owners of one bucket equal, as far as they can be reached and are trusted."""
-    copies, missing = await _open_copies(state, stored, bucket, links, pace)
-    if len(copies) < 2:
-        return BucketRepair(Findings(), b"", "; ".join(missing) or "it has one owner")
+    copies, missing = await open_copies(state, stored, bucket, links, pace)
+    if missing and len(copies) < 2:
+        return BucketRepair(Findings(), b"", "; ".join(missing))
     try:
         times = await asyncio.gather(*(copy.client.time_ms() for copy in copies))
         through = (min(times) - THROUGH_MARGIN_MS).to_bytes(6, "big") + bytes(10)
-        found, left = await _until_equal(stored, bucket, copies)
+        found, left = await until_equal(stored, bucket, copies)
     except StepRefused as error:
         return BucketRepair(Findings(), b"", str(error), moved_on=True)
     except ReplicaError as error:
@@ -154,7 +168,7 @@ async def repair_bucket(
     return BucketRepair(found, b"" if missing else through, "; ".join(missing))
 
 
-async def _until_equal(
+async def until_equal(
     stored: StoredKeyspace, bucket: Bucket, copies: list[Copy]
 ) -> tuple[Findings, int]:
     """What the passes found in all, and how many old differences the last one left."""
@@ -173,7 +187,7 @@ async def _until_equal(
     return total, left
 
 
-async def _open_copies(
+async def open_copies(
     state: ClusterState, stored: StoredKeyspace, bucket: Bucket, links: NodeLinks, pace: Pace
 ) -> tuple[list[Copy], list[str]]:
     """The copies that may take part, and in words why the others may not."""

@@ -21,8 +21,11 @@ from control_plane.jobs.admission import (
     trusted_nodes,
 )
 from control_plane.jobs.admitting import AdmissionJob
+from control_plane.jobs.compaction import CompactionJob, compaction_id
+from control_plane.jobs.hint_reports import HintReports
 from control_plane.jobs.job import (
     ADMISSION,
+    COMPACTION,
     DONE,
     REPAIR,
     RUNNING,
@@ -35,6 +38,8 @@ from control_plane.jobs.node_links import NodeLinks
 from control_plane.jobs.repair import RepairJob
 
 IDLE_S: Final = 0.5
+# A keyspace that was never compacted waits so long at most: no leader may lead for an interval.
+FIRST_COMPACTION_MS: Final = 600_000
 _log = structlog.get_logger(part="jobs")
 
 
@@ -47,18 +52,30 @@ def admission_id(node_id: str) -> str:
 class Jobs:
     """Runs while an instance leads. `settle_ms`: how long a node is SUSPECT before it is taken
     back by itself, in which several that restart together are all seen; negative: never.
+    `compact_every_ms`: how often each keyspace's tombstones are looked at; negative: never.
     """
 
-    def __init__(self, term: Term, ledger: JobLedger, probes: Probes, settle_ms: int) -> None:
+    def __init__(
+        self,
+        term: Term,
+        ledger: JobLedger,
+        probes: Probes,
+        *,
+        settle_ms: int,
+        compact_every_ms: int,
+    ) -> None:
         self._term = term
         self._ledger = ledger
         self._probes = probes
         self._settle_ms = settle_ms
+        self._compact_every_ms = compact_every_ms
+        self._began_ms = now_ms()
         self._links = NodeLinks()
         self._woken = asyncio.Event()
         self._suspect_since: dict[str, float] = {}
         self._admissions: dict[str, AdmissionJob] = {}
-        self._repairs: dict[str, RepairJob] = {}
+        self._passes: dict[str, RepairJob | CompactionJob] = {}  # in turn
+        self._compactions: dict[str, JobRecord] = {}  # the last of each keyspace
         self._diverged: dict[tuple[str, int], Divergence] = {}
 
     def wake(self) -> None:
@@ -100,9 +117,32 @@ class Jobs:
             started_ms=now_ms(),
         )
         await self._ledger.save(record, self._term.leadership.guard())
-        self._repairs[record.id] = self._repair(record)
+        self._passes[record.id] = self._repair(record)
         self.wake()
         return record
+
+    async def start_compaction(self, keyspace: str) -> JobRecord:
+        """Look at a keyspace's tombstones once the passes before are over; or the one under way."""
+        known = self._compactions.get(keyspace)
+        if known is not None and known.state == RUNNING:
+            return known
+        total = self._term.state.keyspaces[keyspace].settings.buckets
+        record = JobRecord(
+            id=compaction_id(keyspace),
+            kind=COMPACTION,
+            keyspace=keyspace,
+            total=total,
+            started_ms=now_ms(),
+        )
+        await self._ledger.save(record, self._term.leadership.guard())
+        self._compactions[keyspace] = record
+        self._passes[record.id] = self._compaction(record)
+        self.wake()
+        return record
+
+    def compactions(self) -> dict[str, JobRecord]:
+        """The last compaction of each keyspace, also while it is under way."""
+        return dict(self._compactions)
 
     async def recover(self, node_id: str, *, accept_loss: bool) -> JobRecord:
         """Take a node back now, whatever it is SUSPECT for."""
@@ -129,10 +169,14 @@ class Jobs:
         jobs = await self._ledger.read_all()
         await self._ledger.forget_old(jobs, self._term.leadership.guard())
         for record in jobs:
+            if record.kind == COMPACTION:
+                self._compactions[record.keyspace] = record
             if record.state != RUNNING:
                 continue
             if record.kind == REPAIR:
-                self._repairs[record.id] = self._repair(record)
+                self._passes[record.id] = self._repair(record)
+            elif record.kind == COMPACTION:
+                self._passes[record.id] = self._compaction(record)
             elif record.kind == ADMISSION:
                 self._admissions[record.node] = self._admission(record)
 
@@ -140,15 +184,16 @@ class Jobs:
         """One step of each job that can go on. True when there may be more to do at once."""
         try:
             await self._begin_admissions()
+            await self._begin_compactions()
             more = False
             for node_id, admission in list(self._admissions.items()):
                 more |= await admission.run_once()
                 if admission.record.state == DONE:
                     del self._admissions[node_id]
-            for repair in list(self._repairs.values())[:1]:
-                more |= await repair.run_once()
-                if repair.record.state != RUNNING:
-                    del self._repairs[repair.record.id]
+            for job in list(self._passes.values())[:1]:
+                more |= await job.run_once()
+                if job.record.state != RUNNING:
+                    del self._passes[job.record.id]
                     more = True
             return more
         except Conflict:
@@ -171,6 +216,20 @@ class Jobs:
             if settled and node_id not in self._admissions:
                 await self._admit(node_id)
 
+    async def _begin_compactions(self) -> None:
+        if self._compact_every_ms < 0:
+            return
+        for name, stored in self._term.state.keyspaces.items():
+            if not stored.creating and self._compaction_due(name):
+                await self.start_compaction(name)
+
+    def _compaction_due(self, keyspace: str) -> bool:
+        last = self._compactions.get(keyspace)
+        if last is None:
+            first_ms = min(self._compact_every_ms, FIRST_COMPACTION_MS)
+            return now_ms() - self._began_ms >= first_ms
+        return last.state != RUNNING and now_ms() - last.started_ms >= self._compact_every_ms
+
     async def _admit(self, node_id: str) -> AdmissionJob:
         record = JobRecord(
             id=admission_id(node_id), kind=ADMISSION, node=node_id, started_ms=now_ms()
@@ -182,6 +241,10 @@ class Jobs:
 
     def _admission(self, record: JobRecord) -> AdmissionJob:
         return AdmissionJob(self._term, self._ledger, self._links, self._probes, record)
+
+    def _compaction(self, record: JobRecord) -> CompactionJob:
+        hints = HintReports(self._ledger.store, self._term.paths)
+        return CompactionJob(self._term, self._ledger, self._links, record, hints)
 
     def _repair(self, record: JobRecord) -> RepairJob:
         return RepairJob(self._term, self._ledger, self._links, record, self._diverged)

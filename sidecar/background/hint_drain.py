@@ -253,7 +253,11 @@ class _Replay:
         # be emptied before anybody else has it.
         peer = self.route.peers[slot] if self.route is not None else None
         counts = peer is not None and peer.counts and peer.link is link
-        if self.stored.hint.node != ONLY_COPY or counts:
+        only = self.stored.hint.node == ONLY_COPY
+        if counts or not only:
+            if only and purged and not self.held:
+                place = (self.stored.hint.keyspace, self.stored.hint.bucket)
+                self.by.drain.log.mark(place, "the only copy of a write came after its purge")
             self.held |= 1 << slot
             self.by.drain.log.ledger.counters["purged"] += purged
 

@@ -15,6 +15,7 @@ from sidecar.core.host import Host
 from sidecar.core.route import Route
 
 _STALE_EPOCH = Code.STALE_EPOCH.value.encode()
+_PURGED = Code.PURGED.value.encode()
 
 
 class Settler(Protocol):
@@ -91,7 +92,7 @@ class RepairRun:
     def on_reply(self, slot: int, reply: object, link: Link) -> None:
         """Applied, or superseded by something newer still: either way nothing older is left."""
         peer = self.route.peers[slot]
-        if type(reply) is not int or not APPLIED <= reply <= SUPERSEDED:
+        if not self._holds(reply):
             self.failed |= 1 << slot
             self._refused(reply)
         elif peer.counts and peer.link is link:
@@ -99,6 +100,16 @@ class RepairRun:
         else:  # it has begun another life meanwhile, or its data is not trusted any more
             self.failed |= 1 << slot
         self._judge()
+
+    def _holds(self, reply: object) -> bool:
+        """Whether the replica has this version, or what is as good.
+
+        Without a tombstone that it purged it still refuses all that the tombstone covers.
+        """
+        if type(reply) is int:
+            return APPLIED <= reply <= SUPERSEDED
+        purged = type(reply) is list and bool(reply) and reply[0] == _PURGED
+        return purged and self.record is not None and self.record.is_tombstone
 
     def _refused(self, reply: object) -> None:
         if type(reply) is list and len(reply) > 2 and reply[0] == _STALE_EPOCH:

@@ -414,6 +414,7 @@ async def interrupted_run(folder: Path, server: Server, transactions: int) -> in
         store_kind="embedded",
         probe_interval_ms=50,
         admission_settle_ms=0,
+        compaction_interval_ms=-1,
         publish=lambda _: None,
     )
     instance.start()

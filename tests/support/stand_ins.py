@@ -76,6 +76,21 @@ class AdminStandIn(AdminServicer):
     async def ListJobs(self, request: Any, context: Any) -> Any:
         await not_here(context, "ListJobs")
 
+    async def StartCompaction(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return admin_pb2.JobStatus(
+            id="compact-places", kind="compaction", subject=request.keyspace, state="done",
+            buckets_done=64, buckets_total=64, buckets_skipped=1, records=900, tombstones=12,
+            purged=9, purged_bytes=2048, problem="bucket 3: n2 is not trusted now",
+        )  # fmt: skip
+
+    async def ReportHints(self, request: Any, context: Any) -> Any:
+        await not_here(context, "ReportHints")
+
+    async def ForgetHints(self, request: Any, context: Any) -> Any:
+        self.asked.append(request)
+        return admin_pb2.ForgetHintsResponse(known=request.sidecar == "sidecar-1")
+
     async def RecoverNode(self, request: Any, context: Any) -> Any:
         await not_here(context, "RecoverNode")
 

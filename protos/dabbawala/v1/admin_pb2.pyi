@@ -692,7 +692,7 @@ class ListJobsRequest(_message.Message):
     id: _builtins.str
     """empty: all"""
     kind: _builtins.str
-    """"repair", "admission"; empty: both"""
+    """"repair", "admission", "compaction"; empty: all"""
     seen_ms: _builtins.int
     """with an id: answer once its updated_ms is another, or a second has passed"""
     def __init__(
@@ -731,6 +731,154 @@ class ListJobsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListJobsResponse: _TypeAlias = ListJobsResponse  # noqa: Y015
+
+@_typing.final
+class StartCompactionRequest(_message.Message):
+    """Takes tombstones away that nobody needs any more. One that is under way is answered, not begun anew."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keyspace", b"keyspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCompactionRequest: _TypeAlias = StartCompactionRequest  # noqa: Y015
+
+@_typing.final
+class ReportHintsRequest(_message.Message):
+    """What a sidecar says of its hints: now and then, and when something changes. Times are Unix
+    milliseconds, 0: there is none.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDECAR_FIELD_NUMBER: _builtins.int
+    OLDEST_MS_FIELD_NUMBER: _builtins.int
+    AGE_MS_FIELD_NUMBER: _builtins.int
+    ONLY_COPY_MS_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
+    sidecar: _builtins.str
+    oldest_ms: _builtins.int
+    """of hints that are dropped at `age_ms`"""
+    age_ms: _builtins.int
+    only_copy_ms: _builtins.int
+    """the oldest of those that are the only copy of a write (level ANY)"""
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepairMark]: ...
+    def __init__(
+        self,
+        *,
+        sidecar: _builtins.str = ...,
+        oldest_ms: _builtins.int = ...,
+        age_ms: _builtins.int = ...,
+        only_copy_ms: _builtins.int = ...,
+        marks: _abc.Iterable[Global___RepairMark] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "marks", b"marks", "oldest_ms", b"oldest_ms", "only_copy_ms", b"only_copy_ms", "sidecar", b"sidecar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportHintsRequest: _TypeAlias = ReportHintsRequest  # noqa: Y015
+
+@_typing.final
+class RepairMark(_message.Message):
+    """A bucket whose owners may differ for good, since a hint was lost; bucket -1 of no keyspace: all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYSPACE_FIELD_NUMBER: _builtins.int
+    BUCKET_FIELD_NUMBER: _builtins.int
+    LAST_MS_FIELD_NUMBER: _builtins.int
+    keyspace: _builtins.str
+    bucket: _builtins.int
+    last_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        keyspace: _builtins.str = ...,
+        bucket: _builtins.int = ...,
+        last_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket", b"bucket", "keyspace", b"keyspace", "last_ms", b"last_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairMark: _TypeAlias = RepairMark  # noqa: Y015
+
+@_typing.final
+class ReportHintsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def repaired(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepairMark]:
+        """made equal by a repair that began after last_ms"""
+
+    def __init__(
+        self,
+        *,
+        repaired: _abc.Iterable[Global___RepairMark] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportHintsResponse: _TypeAlias = ReportHintsResponse  # noqa: Y015
+
+@_typing.final
+class ForgetHintsRequest(_message.Message):
+    """For a sidecar that will not come back: what it reported holds no tombstone any more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIDECAR_FIELD_NUMBER: _builtins.int
+    sidecar: _builtins.str
+    def __init__(
+        self,
+        *,
+        sidecar: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sidecar", b"sidecar"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHintsRequest: _TypeAlias = ForgetHintsRequest  # noqa: Y015
+
+@_typing.final
+class ForgetHintsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    def __init__(
+        self,
+        *,
+        known: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known", b"known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHintsResponse: _TypeAlias = ForgetHintsResponse  # noqa: Y015
 
 @_typing.final
 class RecoverNodeRequest(_message.Message):
@@ -782,9 +930,12 @@ class JobStatus(_message.Message):
     DIVERGED_FIELD_NUMBER: _builtins.int
     LOSS_FROM_MS_FIELD_NUMBER: _builtins.int
     LOSS_TO_MS_FIELD_NUMBER: _builtins.int
+    TOMBSTONES_FIELD_NUMBER: _builtins.int
+    PURGED_FIELD_NUMBER: _builtins.int
+    PURGED_BYTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     kind: _builtins.str
-    """"repair", "admission" """
+    """"repair", "admission", "compaction" """
     subject: _builtins.str
     """the keyspace; the node"""
     state: _builtins.str
@@ -815,6 +966,11 @@ class JobStatus(_message.Message):
     """what was acknowledged between these times may be lost; from 0"""
     loss_to_ms: _builtins.int
     """when its buckets were never repaired; to 0: nothing is lost"""
+    tombstones: _builtins.int
+    """seen by a compaction, on all owners"""
+    purged: _builtins.int
+    """records that it removed, on all owners"""
+    purged_bytes: _builtins.int
     @_builtins.property
     def diverged(self) -> _containers.RepeatedCompositeFieldContainer[Global___Divergence]: ...
     def __init__(
@@ -840,10 +996,13 @@ class JobStatus(_message.Message):
         diverged: _abc.Iterable[Global___Divergence] | None = ...,
         loss_from_ms: _builtins.int = ...,
         loss_to_ms: _builtins.int = ...,
+        tombstones: _builtins.int = ...,
+        purged: _builtins.int = ...,
+        purged_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets_done", b"buckets_done", "buckets_skipped", b"buckets_skipped", "buckets_total", b"buckets_total", "copied", b"copied", "differing", b"differing", "diverged", b"diverged", "eta_ms", b"eta_ms", "healed", b"healed", "id", b"id", "kind", b"kind", "loss_from_ms", b"loss_from_ms", "loss_to_ms", b"loss_to_ms", "moved_bytes", b"moved_bytes", "problem", b"problem", "records", b"records", "started_ms", b"started_ms", "state", b"state", "subject", b"subject", "unhealed", b"unhealed", "updated_ms", b"updated_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets_done", b"buckets_done", "buckets_skipped", b"buckets_skipped", "buckets_total", b"buckets_total", "copied", b"copied", "differing", b"differing", "diverged", b"diverged", "eta_ms", b"eta_ms", "healed", b"healed", "id", b"id", "kind", b"kind", "loss_from_ms", b"loss_from_ms", "loss_to_ms", b"loss_to_ms", "moved_bytes", b"moved_bytes", "problem", b"problem", "purged", b"purged", "purged_bytes", b"purged_bytes", "records", b"records", "started_ms", b"started_ms", "state", b"state", "subject", b"subject", "tombstones", b"tombstones", "unhealed", b"unhealed", "updated_ms", b"updated_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

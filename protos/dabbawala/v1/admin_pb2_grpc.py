@@ -96,6 +96,21 @@ class AdminStub:
                 request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.SerializeToString,
                 response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
                 _registered_method=True)
+        self.StartCompaction = channel.unary_unary(
+                '/dabbawala.v1.Admin/StartCompaction',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartCompactionRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+                _registered_method=True)
+        self.ReportHints = channel.unary_unary(
+                '/dabbawala.v1.Admin/ReportHints',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsResponse.FromString,
+                _registered_method=True)
+        self.ForgetHints = channel.unary_unary(
+                '/dabbawala.v1.Admin/ForgetHints',
+                request_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsRequest.SerializeToString,
+                response_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServicer:
@@ -175,6 +190,24 @@ class AdminServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StartCompaction(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportHints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForgetHints(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -237,6 +270,21 @@ def add_AdminServicer_to_server(servicer, server):
                     servicer.RecoverNode,
                     request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.FromString,
                     response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.SerializeToString,
+            ),
+            'StartCompaction': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartCompaction,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartCompactionRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.SerializeToString,
+            ),
+            'ReportHints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportHints,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsResponse.SerializeToString,
+            ),
+            'ForgetHints': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetHints,
+                    request_deserializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsRequest.FromString,
+                    response_serializer=protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -565,6 +613,87 @@ class Admin:
             '/dabbawala.v1.Admin/RecoverNode',
             protos_dot_dabbawala_dot_v1_dot_admin__pb2.RecoverNodeRequest.SerializeToString,
             protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartCompaction(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/StartCompaction',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.StartCompactionRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.JobStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportHints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/ReportHints',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ReportHintsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetHints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/dabbawala.v1.Admin/ForgetHints',
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsRequest.SerializeToString,
+            protos_dot_dabbawala_dot_v1_dot_admin__pb2.ForgetHintsResponse.FromString,
             options,
             channel_credentials,
             insecure,

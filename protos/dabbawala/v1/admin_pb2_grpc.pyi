@@ -47,6 +47,9 @@ class AdminStub:
     StartRepair: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartRepairRequest, _admin_pb2.JobStatus]
     ListJobs: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]
     RecoverNode: _grpc.UnaryUnaryMultiCallable[_admin_pb2.RecoverNodeRequest, _admin_pb2.JobStatus]
+    StartCompaction: _grpc.UnaryUnaryMultiCallable[_admin_pb2.StartCompactionRequest, _admin_pb2.JobStatus]
+    ReportHints: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ReportHintsRequest, _admin_pb2.ReportHintsResponse]
+    ForgetHints: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ForgetHintsRequest, _admin_pb2.ForgetHintsResponse]
 
 @_typing.type_check_only
 class AdminAsyncStub(AdminStub):
@@ -67,6 +70,9 @@ class AdminAsyncStub(AdminStub):
     StartRepair: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartRepairRequest, _admin_pb2.JobStatus]  # type: ignore[assignment]
     ListJobs: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListJobsRequest, _admin_pb2.ListJobsResponse]  # type: ignore[assignment]
     RecoverNode: _aio.UnaryUnaryMultiCallable[_admin_pb2.RecoverNodeRequest, _admin_pb2.JobStatus]  # type: ignore[assignment]
+    StartCompaction: _aio.UnaryUnaryMultiCallable[_admin_pb2.StartCompactionRequest, _admin_pb2.JobStatus]  # type: ignore[assignment]
+    ReportHints: _aio.UnaryUnaryMultiCallable[_admin_pb2.ReportHintsRequest, _admin_pb2.ReportHintsResponse]  # type: ignore[assignment]
+    ForgetHints: _aio.UnaryUnaryMultiCallable[_admin_pb2.ForgetHintsRequest, _admin_pb2.ForgetHintsResponse]  # type: ignore[assignment]
 
 class AdminServicer(metaclass=_abc_1.ABCMeta):
     """Errors are gRPC statuses with google.rpc details: BadRequest names a bad field and its bound,
@@ -156,5 +162,26 @@ class AdminServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.RecoverNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.JobStatus, _abc.Awaitable[_admin_pb2.JobStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def StartCompaction(
+        self,
+        request: _admin_pb2.StartCompactionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.JobStatus, _abc.Awaitable[_admin_pb2.JobStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def ReportHints(
+        self,
+        request: _admin_pb2.ReportHintsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ReportHintsResponse, _abc.Awaitable[_admin_pb2.ReportHintsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ForgetHints(
+        self,
+        request: _admin_pb2.ForgetHintsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ForgetHintsResponse, _abc.Awaitable[_admin_pb2.ForgetHintsResponse]]: ...
 
 def add_AdminServicer_to_server(servicer: AdminServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

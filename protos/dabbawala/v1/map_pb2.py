@@ -24,37 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/dabbawala/v1/map.proto\x12\x0c\x64\x61\x62\x62\x61wala.v1\"\xcc\x01\n\tNodeEntry\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x13\n\x0bincarnation\x18\x08 \x01(\x04\x12\x0e\n\x06run_id\x18\t \x01(\x0c\x12&\n\x05state\x18\n \x01(\x0e\x32\x17.dabbawala.v1.NodeState\x12\x0e\n\x06reason\x18\x0b \x01(\t\"D\n\tNodeTable\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12&\n\x05nodes\x18\x02 \x03(\x0b\x32\x17.dabbawala.v1.NodeEntry\"\xde\x02\n\x0eKeyspaceConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62uckets\x18\x02 \x01(\r\x12\x1a\n\x12replication_factor\x18\x03 \x01(\r\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.dabbawala.v1.KeyspaceMode\x12\x18\n\x10read_consistency\x18\x05 \x01(\r\x12\x19\n\x11write_consistency\x18\x06 \x01(\r\x12,\n\ndurability\x18\x07 \x01(\x0e\x32\x18.dabbawala.v1.Durability\x12\x10\n\x08redis_db\x18\x08 \x01(\x05\x12\x17\n\x0fmax_value_bytes\x18\t \x01(\r\x12\x14\n\x0cretention_ms\x18\n \x01(\x04\x12\x1c\n\x14log_bytes_per_bucket\x18\x0b \x01(\x04\x12\x13\n\x0bmax_skew_ms\x18\x0c \x01(\r\x12\x10\n\x08\x63reating\x18\r \x01(\x08\"\x99\x02\n\x0b\x42ucketRange\x12\x10\n\x08keyspace\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nbase_epoch\x18\x04 \x01(\x04\x12\x15\n\repoch_offsets\x18\x05 \x03(\r\x12\x13\n\x0bowners_each\x18\x06 \x01(\r\x12\x14\n\x0cowner_counts\x18\x07 \x03(\r\x12\x0e\n\x06owners\x18\x08 \x03(\r\x12\x18\n\x10\x62\x61se_incarnation\x18\t \x01(\x04\x12\x19\n\x11incarnation_slots\x18\n \x03(\r\x12\x14\n\x0cincarnations\x18\x0b \x03(\x04\x12)\n\x06\x65xtras\x18\x0c \x03(\x0b\x32\x19.dabbawala.v1.BucketExtra\"\x9b\x01\n\x0b\x42ucketExtra\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\"\n\x05stage\x18\x02 \x01(\x0e\x32\x13.dabbawala.v1.Stage\x12)\n\x07pending\x18\x03 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12/\n\rread_replicas\x18\x04 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\"/\n\nOwnerEntry\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x90\x02\n\x0b\x42ucketEntry\x12\x10\n\x08keyspace\x18\x01 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\"\n\x05stage\x18\x04 \x01(\x0e\x32\x13.dabbawala.v1.Stage\x12(\n\x06owners\x18\x05 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12)\n\x07pending\x18\x06 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12/\n\rread_replicas\x18\x07 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12&\n\x05nodes\x18\x08 \x03(\x0b\x32\x17.dabbawala.v1.NodeEntry\"]\n\x08SavedMap\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12.\n\tresources\x18\x02 \x03(\x0b\x32\x1b.dabbawala.v1.SavedResource\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\"O\n\rSavedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08type_url\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c*o\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x01\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x02\x12\x17\n\x13NODE_STATE_DRAINING\x10\x03*h\n\x0cKeyspaceMode\x12\x1d\n\x19KEYSPACE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15KEYSPACE_MODE_TUNABLE\x10\x01\x12\x1e\n\x1aKEYSPACE_MODE_LINEARIZABLE\x10\x02*U\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x02*c\n\x05Stage\x12\r\n\tSTAGE_OLD\x10\x00\x12\x1d\n\x19STAGE_WRITE_BOTH_READ_OLD\x10\x01\x12\x1d\n\x19STAGE_WRITE_BOTH_READ_NEW\x10\x02\x12\r\n\tSTAGE_NEW\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/dabbawala/v1/map.proto\x12\x0c\x64\x61\x62\x62\x61wala.v1\"\xcc\x01\n\tNodeEntry\x12\x0e\n\x06number\x18\x01 \x01(\r\x12\n\n\x02id\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0c\n\x04zone\x18\x05 \x01(\t\x12\x0c\n\x04rack\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\r\x12\x13\n\x0bincarnation\x18\x08 \x01(\x04\x12\x0e\n\x06run_id\x18\t \x01(\x0c\x12&\n\x05state\x18\n \x01(\x0e\x32\x17.dabbawala.v1.NodeState\x12\x0e\n\x06reason\x18\x0b \x01(\t\"D\n\tNodeTable\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12&\n\x05nodes\x18\x02 \x03(\x0b\x32\x17.dabbawala.v1.NodeEntry\"\xf0\x02\n\x0eKeyspaceConfig\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62uckets\x18\x02 \x01(\r\x12\x1a\n\x12replication_factor\x18\x03 \x01(\r\x12(\n\x04mode\x18\x04 \x01(\x0e\x32\x1a.dabbawala.v1.KeyspaceMode\x12\x18\n\x10read_consistency\x18\x05 \x01(\r\x12\x19\n\x11write_consistency\x18\x06 \x01(\r\x12,\n\ndurability\x18\x07 \x01(\x0e\x32\x18.dabbawala.v1.Durability\x12\x10\n\x08redis_db\x18\x08 \x01(\x05\x12\x17\n\x0fmax_value_bytes\x18\t \x01(\r\x12\x14\n\x0cretention_ms\x18\n \x01(\x04\x12\x1c\n\x14log_bytes_per_bucket\x18\x0b \x01(\x04\x12\x13\n\x0bmax_skew_ms\x18\x0c \x01(\r\x12\x10\n\x08grace_ms\x18\x0e \x01(\x04\x12\x10\n\x08\x63reating\x18\r \x01(\x08\"\x99\x02\n\x0b\x42ucketRange\x12\x10\n\x08keyspace\x18\x01 \x01(\t\x12\r\n\x05index\x18\x02 \x01(\r\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x12\n\nbase_epoch\x18\x04 \x01(\x04\x12\x15\n\repoch_offsets\x18\x05 \x03(\r\x12\x13\n\x0bowners_each\x18\x06 \x01(\r\x12\x14\n\x0cowner_counts\x18\x07 \x03(\r\x12\x0e\n\x06owners\x18\x08 \x03(\r\x12\x18\n\x10\x62\x61se_incarnation\x18\t \x01(\x04\x12\x19\n\x11incarnation_slots\x18\n \x03(\r\x12\x14\n\x0cincarnations\x18\x0b \x03(\x04\x12)\n\x06\x65xtras\x18\x0c \x03(\x0b\x32\x19.dabbawala.v1.BucketExtra\"\x9b\x01\n\x0b\x42ucketExtra\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\"\n\x05stage\x18\x02 \x01(\x0e\x32\x13.dabbawala.v1.Stage\x12)\n\x07pending\x18\x03 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12/\n\rread_replicas\x18\x04 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\"/\n\nOwnerEntry\x12\x0c\n\x04node\x18\x01 \x01(\r\x12\x13\n\x0bincarnation\x18\x02 \x01(\x04\"\x90\x02\n\x0b\x42ucketEntry\x12\x10\n\x08keyspace\x18\x01 \x01(\t\x12\x0e\n\x06\x62ucket\x18\x02 \x01(\r\x12\r\n\x05\x65poch\x18\x03 \x01(\x04\x12\"\n\x05stage\x18\x04 \x01(\x0e\x32\x13.dabbawala.v1.Stage\x12(\n\x06owners\x18\x05 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12)\n\x07pending\x18\x06 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12/\n\rread_replicas\x18\x07 \x03(\x0b\x32\x18.dabbawala.v1.OwnerEntry\x12&\n\x05nodes\x18\x08 \x03(\x0b\x32\x17.dabbawala.v1.NodeEntry\"]\n\x08SavedMap\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12.\n\tresources\x18\x02 \x03(\x0b\x32\x1b.dabbawala.v1.SavedResource\x12\x0f\n\x07\x63luster\x18\x03 \x01(\t\"O\n\rSavedResource\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08type_url\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05value\x18\x04 \x01(\x0c*o\n\tNodeState\x12\x1a\n\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11NODE_STATE_ACTIVE\x10\x01\x12\x16\n\x12NODE_STATE_SUSPECT\x10\x02\x12\x17\n\x13NODE_STATE_DRAINING\x10\x03*h\n\x0cKeyspaceMode\x12\x1d\n\x19KEYSPACE_MODE_UNSPECIFIED\x10\x00\x12\x19\n\x15KEYSPACE_MODE_TUNABLE\x10\x01\x12\x1e\n\x1aKEYSPACE_MODE_LINEARIZABLE\x10\x02*U\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_MEMORY\x10\x01\x12\x14\n\x10\x44URABILITY_FSYNC\x10\x02*c\n\x05Stage\x12\r\n\tSTAGE_OLD\x10\x00\x12\x1d\n\x19STAGE_WRITE_BOTH_READ_OLD\x10\x01\x12\x1d\n\x19STAGE_WRITE_BOTH_READ_NEW\x10\x02\x12\r\n\tSTAGE_NEW\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.dabbawala.v1.map_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODESTATE']._serialized_start=1619
-  _globals['_NODESTATE']._serialized_end=1730
-  _globals['_KEYSPACEMODE']._serialized_start=1732
-  _globals['_KEYSPACEMODE']._serialized_end=1836
-  _globals['_DURABILITY']._serialized_start=1838
-  _globals['_DURABILITY']._serialized_end=1923
-  _globals['_STAGE']._serialized_start=1925
-  _globals['_STAGE']._serialized_end=2024
+  _globals['_NODESTATE']._serialized_start=1637
+  _globals['_NODESTATE']._serialized_end=1748
+  _globals['_KEYSPACEMODE']._serialized_start=1750
+  _globals['_KEYSPACEMODE']._serialized_end=1854
+  _globals['_DURABILITY']._serialized_start=1856
+  _globals['_DURABILITY']._serialized_end=1941
+  _globals['_STAGE']._serialized_start=1943
+  _globals['_STAGE']._serialized_end=2042
   _globals['_NODEENTRY']._serialized_start=48
   _globals['_NODEENTRY']._serialized_end=252
   _globals['_NODETABLE']._serialized_start=254
   _globals['_NODETABLE']._serialized_end=322
   _globals['_KEYSPACECONFIG']._serialized_start=325
-  _globals['_KEYSPACECONFIG']._serialized_end=675
-  _globals['_BUCKETRANGE']._serialized_start=678
-  _globals['_BUCKETRANGE']._serialized_end=959
-  _globals['_BUCKETEXTRA']._serialized_start=962
-  _globals['_BUCKETEXTRA']._serialized_end=1117
-  _globals['_OWNERENTRY']._serialized_start=1119
-  _globals['_OWNERENTRY']._serialized_end=1166
-  _globals['_BUCKETENTRY']._serialized_start=1169
-  _globals['_BUCKETENTRY']._serialized_end=1441
-  _globals['_SAVEDMAP']._serialized_start=1443
-  _globals['_SAVEDMAP']._serialized_end=1536
-  _globals['_SAVEDRESOURCE']._serialized_start=1538
-  _globals['_SAVEDRESOURCE']._serialized_end=1617
+  _globals['_KEYSPACECONFIG']._serialized_end=693
+  _globals['_BUCKETRANGE']._serialized_start=696
+  _globals['_BUCKETRANGE']._serialized_end=977
+  _globals['_BUCKETEXTRA']._serialized_start=980
+  _globals['_BUCKETEXTRA']._serialized_end=1135
+  _globals['_OWNERENTRY']._serialized_start=1137
+  _globals['_OWNERENTRY']._serialized_end=1184
+  _globals['_BUCKETENTRY']._serialized_start=1187
+  _globals['_BUCKETENTRY']._serialized_end=1459
+  _globals['_SAVEDMAP']._serialized_start=1461
+  _globals['_SAVEDMAP']._serialized_end=1554
+  _globals['_SAVEDRESOURCE']._serialized_start=1556
+  _globals['_SAVEDRESOURCE']._serialized_end=1635
 # @@protoc_insertion_point(module_scope)

@@ -192,6 +192,7 @@ class KeyspaceConfig(_message.Message):
     RETENTION_MS_FIELD_NUMBER: _builtins.int
     LOG_BYTES_PER_BUCKET_FIELD_NUMBER: _builtins.int
     MAX_SKEW_MS_FIELD_NUMBER: _builtins.int
+    GRACE_MS_FIELD_NUMBER: _builtins.int
     CREATING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     buckets: _builtins.int
@@ -209,6 +210,8 @@ class KeyspaceConfig(_message.Message):
     """of old versions; 0: none kept"""
     log_bytes_per_bucket: _builtins.int
     max_skew_ms: _builtins.int
+    grace_ms: _builtins.int
+    """how long tombstones stay; sidecars do not need it"""
     creating: _builtins.bool
     """its fences are not all made yet; never sent to sidecars"""
     def __init__(
@@ -226,11 +229,12 @@ class KeyspaceConfig(_message.Message):
         retention_ms: _builtins.int = ...,
         log_bytes_per_bucket: _builtins.int = ...,
         max_skew_ms: _builtins.int = ...,
+        grace_ms: _builtins.int = ...,
         creating: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "creating", b"creating", "durability", b"durability", "log_bytes_per_bucket", b"log_bytes_per_bucket", "max_skew_ms", b"max_skew_ms", "max_value_bytes", b"max_value_bytes", "mode", b"mode", "name", b"name", "read_consistency", b"read_consistency", "redis_db", b"redis_db", "replication_factor", b"replication_factor", "retention_ms", b"retention_ms", "write_consistency", b"write_consistency"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "creating", b"creating", "durability", b"durability", "grace_ms", b"grace_ms", "log_bytes_per_bucket", b"log_bytes_per_bucket", "max_skew_ms", b"max_skew_ms", "max_value_bytes", b"max_value_bytes", "mode", b"mode", "name", b"name", "read_consistency", b"read_consistency", "redis_db", b"redis_db", "replication_factor", b"replication_factor", "retention_ms", b"retention_ms", "write_consistency", b"write_consistency"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

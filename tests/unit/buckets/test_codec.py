@@ -101,6 +101,7 @@ keyspace_settings = st.builds(
     retention_ms=UINT64,
     log_bytes_per_bucket=UINT64,
     max_skew_ms=UINT32,
+    grace_ms=UINT64,
 )
 
 

@@ -181,6 +181,21 @@ async def test_what_was_purged_is_not_brought_back(tmp_path: Path) -> None:
         assert game.marked() == []
 
 
+async def test_an_only_copy_that_comes_after_the_purge_is_not_dropped_silently(
+    tmp_path: Path,
+) -> None:
+    async with play(tmp_path) as game:
+        await game.keep(ONLY_COPY)
+        await game.turn()
+        for number in (1, 2, 3):
+            game.cluster.link(number).answer_with([b"PURGED", None, None, b""])
+        await game.replay()
+        assert game.left() == {}
+        assert game.held_by() == set()
+        [(cause, lost)] = [(mark.cause, mark.lost) for mark in game.log.view().marks]
+        assert (cause, lost) == ("the only copy of a write came after its purge", 1)
+
+
 async def test_an_owner_at_a_later_epoch_teaches_it_and_gets_its_hint(tmp_path: Path) -> None:
     async with play(tmp_path) as game:
         cluster = game.cluster

@@ -1,5 +1,7 @@
 """Reads: what is no answer, what is settled before the answer, and what follows it."""
 
+from dataclasses import replace
+
 import pytest
 from hiredis import ReplyError
 
@@ -47,6 +49,13 @@ def only(cluster: FakeCluster, *numbers: int) -> None:
     for number in list(cluster.sidecar.links):
         if number not in numbers:
             cluster.link(number).cut()
+
+
+def purged_on(cluster: FakeCluster, *numbers: int) -> None:
+    """Everything up to NEW is purged there, and the key is gone."""
+    for number in numbers:
+        cluster.fields(number).pop(user_field(KEY), None)
+        cluster.set_fence(number, replace(cluster.fence(number), purged_through=NEW).encode())
 
 
 def failed(read: Asked, reason: Reason) -> bool:
@@ -445,6 +454,33 @@ def test_a_tombstone_is_settled_like_a_value() -> None:
     cluster.flow()
     assert read.value is None
     assert cluster.holders(KEY, NEW) == {1, 2}
+
+
+def test_a_tombstone_that_an_owner_has_purged_is_settled_there() -> None:
+    """While a purge goes on, one owner has the tombstone still, and the next one not any more."""
+    cluster = holding(n1=b"old", n2=b"old", n3=b"old")
+    cluster.sidecar.delete(KEY, Consistency.ALL, version=NEW)
+    cluster.flow()
+    purged_on(cluster, 1, 3)
+    only(cluster, 1, 2)
+    read = cluster.get(KEY)
+    cluster.flow()
+    assert read.ended
+    assert read.value is None
+    assert cluster.record(1, KEY) is None
+
+
+def test_a_late_write_back_of_a_value_does_not_count_where_it_was_purged() -> None:
+    """Fault 16: node 2 answered long ago, when it had the value still."""
+    cluster = holding(n2=b"old")
+    only(cluster, 1, 2)
+    read = cluster.get(KEY)
+    for number in (1, 2):
+        cluster.link(number).deliver()
+    purged_on(cluster, 1, 2, 3)
+    cluster.flow()
+    assert failed(read, Reason.REPLICAS_DISAGREE)
+    assert all(cluster.record(number, KEY) is None for number in (1, 2, 3))
 
 
 # --- slow replicas
