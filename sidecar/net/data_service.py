@@ -84,7 +84,7 @@ class DataService:
             done=_answer_get,
             tag=call,
         )
-        if request.session or request.consistency == SESSION:
+        if request.session or op.level == SESSION:  # a message's field costs twice as much to ask
             start_in_session(self._core, op, request.session, _get_response)
         else:
             self._core.read(op)
