@@ -36,6 +36,9 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: int = 10_000  # per door and worker
     hint_log_bytes: int = 256 << 20  # per worker, of writes kept for owners that missed them
     hint_age_ms: int = 3 * 3_600_000  # older ones are dropped, and their buckets marked
+    grpc_max_message_bytes: int = 4 << 20  # of one request
+    grpc_connection_age_ms: int = 0  # older connections are drained; 0: never
+    grpc_connection_grace_ms: int = 30_000  # what they have to end in
     allow_remote: bool = False  # doors on addresses other than loopback
 
 
@@ -44,6 +47,9 @@ _BOUNDS = {
     "default_timeout_ms": (1, 600_000),
     "drain_timeout_ms": (0, 600_000),
     "max_connections": (1, 1_000_000),
+    "grpc_max_message_bytes": (64 << 10, 64 << 20),
+    "grpc_connection_age_ms": (0, 30 * 86_400_000),
+    "grpc_connection_grace_ms": (0, 3_600_000),
     "hint_log_bytes": (1 << 20, 1 << 40),
     "hint_age_ms": (1000, 30 * 86_400_000),
 }

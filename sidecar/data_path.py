@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 TICK_S = 0.005
 KEEP_CLOCK_S = 0.1
+MS_NS = 1_000_000
 SERVICE_NAME = data_pb2.DESCRIPTOR.services_by_name["Data"].full_name
 
 
@@ -77,7 +78,13 @@ class DataPath:
         service = DataService(self.core, time.monotonic)
         data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
-        limits = GrpcLimits(max_connections=self._config.max_connections)
+        config = self._config
+        limits = GrpcLimits(
+            max_connections=config.max_connections,
+            max_message_bytes=config.grpc_max_message_bytes,
+            max_connection_age_ns=config.grpc_connection_age_ms * MS_NS,
+            connection_grace_ns=config.grpc_connection_grace_ms * MS_NS,
+        )
         return GrpcDoor(routes, limits, time.monotonic_ns)
 
     async def start(self, listeners: Listeners) -> None:

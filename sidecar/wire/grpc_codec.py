@@ -10,6 +10,7 @@ from struct import Struct
 from typing import Final
 from urllib.parse import quote
 
+from sidecar.wire.grpc_inflate import GZIP, Bomb, inflate
 from sidecar.wire.http2_headers import encode_field, status_field
 
 PREFIX: Final = Struct(">BL")
@@ -23,8 +24,8 @@ INTERNAL: Final = 13
 
 CONTENT_TYPE: Final = b"application/grpc"
 _CONTENT_TYPE_FIELD: Final = encode_field(b"content-type", CONTENT_TYPE)
-# No encoding of messages is offered. Clients that compress are told so.
-_ACCEPT_FIELD: Final = encode_field(b"grpc-accept-encoding", b"identity")
+# Told to clients that compress in another way.
+_ACCEPT_FIELD: Final = encode_field(b"grpc-accept-encoding", b"identity,gzip")
 
 ANSWER_HEAD: Final = status_field(200) + _CONTENT_TYPE_FIELD
 OK_TRAILERS: Final = encode_field(b"grpc-status", b"0")
@@ -89,8 +90,11 @@ class MessageReader:
             stop = start + PREFIX_BYTES + size
             if stop > len(buffer):
                 break
-            self.messages.append(bytes(buffer[start + PREFIX_BYTES : stop]))
-            self._whole_bytes += size
+            message = bytes(buffer[start + PREFIX_BYTES : stop])
+            if compressed:
+                message = _inflated(message, self._max_bytes)
+            self.messages.append(message)
+            self._whole_bytes += len(message)
             start = stop
         del buffer[:start]
 
@@ -101,7 +105,9 @@ class MessageReader:
 
 
 def check_prefix(compressed: int, size: int, max_bytes: int, encoding: bytes) -> None:
-    """Raises MessageFault unless the prefix announces a plain message of at most `max_bytes`."""
+    """Raises MessageFault unless the prefix announces a message of at most `max_bytes`, plain or
+    compressed with gzip.
+    """
     if size > max_bytes:
         raise MessageFault(
             RESOURCE_EXHAUSTED,
@@ -114,11 +120,21 @@ def check_prefix(compressed: int, size: int, max_bytes: int, encoding: bytes) ->
             INTERNAL,
             f"a message has the compressed flag {compressed}, but grpc-encoding names no encoding",
         )
-    name = encoding[:32].decode("ascii", "replace")
-    raise MessageFault(
-        UNIMPLEMENTED,
-        f"messages compressed with {name!r} are not supported; send them uncompressed",
-    )
+    if encoding != GZIP:
+        name = encoding[:32].decode("ascii", "replace")
+        raise MessageFault(
+            UNIMPLEMENTED,
+            f"messages compressed with {name!r} are not supported; use gzip, or none",
+        )
+
+
+def _inflated(message: bytes, max_bytes: int) -> bytes:
+    try:
+        return inflate(message, max_bytes)
+    except Bomb as fault:
+        raise MessageFault(RESOURCE_EXHAUSTED, str(fault)) from fault
+    except ValueError as fault:
+        raise MessageFault(INTERNAL, str(fault)) from fault
 
 
 def read_timeout(value: bytes) -> int:

@@ -297,10 +297,12 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
             raise ConnectionFault(h2.PROTOCOL_ERROR, f"PING on stream {stream_id}")
         if len(payload) != 8:
             raise ConnectionFault(h2.FRAME_SIZE_ERROR, "PING is not 8 bytes")
-        self._spend_control()
         if not flags & h2.ACK:
+            self._spend_ping()
             self.out.emit(h2.ping_frame(payload, h2.ACK))
-        elif self.draining and payload == DRAIN_PING:
+            return
+        self._spend_control()
+        if self.draining and payload == DRAIN_PING:
             self._end_drain()
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:

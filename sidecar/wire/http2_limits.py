@@ -34,6 +34,10 @@ class Http2Limits:
     # them earns two.
     control_burst: int = 2_000
     control_per_s: int = 1_000
+    # PINGs beyond these make a GOAWAY "too_many_pings", as gRPC clients know it. They ping to keep
+    # a connection alive, and to measure it while they receive: each DATA frame sent earns one.
+    ping_burst: int = 100
+    ping_per_s: int = 5
     # Streams reset by either side. An overloaded cluster makes honest clients cancel too, hence no
     # tighter.
     reset_burst: int = 2_000
@@ -47,6 +51,10 @@ class Http2Limits:
     # Data is queued and neither windows nor socket let any of it go.
     stall_timeout_ns: int = 60 * SECOND_NS
     idle_timeout_ns: int = 1_800 * SECOND_NS
+    # A connection older than this is drained (0: never), so that clients look for others; each at
+    # an age that differs by up to a tenth. What is at work then has the grace to end.
+    max_connection_age_ns: int = 0
+    connection_grace_ns: int = 30 * SECOND_NS
     # During a drain: how long to wait for the answer to the PING that follows the first GOAWAY.
     drain_ping_timeout_ns: int = 1 * SECOND_NS
 

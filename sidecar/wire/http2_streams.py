@@ -44,6 +44,8 @@ class Http2Streams:
         self._unwritable_since_ns = 0  # 0: the socket takes what we write
         self._drain_began_ns = 0
         self._control = Budget(limits.control_burst, limits.control_per_s, now_ns)
+        self._pings = Budget(limits.ping_burst, limits.ping_per_s, now_ns)
+        self._expires_ns = _expiry_ns(limits, counters.connections_opened, now_ns)
         self._resets = Budget(limits.reset_burst, limits.reset_per_s, now_ns)
 
     # What the layer above calls. Every one is harmless on a stream that is dead.
@@ -148,12 +150,23 @@ class Http2Streams:
             and now_ns - self._unwritable_since_ns > limits.stall_timeout_ns
         ):
             self.terminate(h2.ENHANCE_YOUR_CALM, "the client does not read")
+        elif self._expires_ns and now_ns > self._expires_ns:
+            self._expire(now_ns)
         elif self.draining and now_ns - self._drain_began_ns > limits.drain_ping_timeout_ns:
             self._end_drain()
         elif not self.streams and now_ns - self._idle_since_ns > limits.idle_timeout_ns:
             self.terminate(h2.NO_ERROR, "idle")
         for stream in list(self.streams.values()):
             self._sweep_stream(stream, now_ns)
+
+    def _expire(self, now_ns: int) -> None:
+        """The connection is old: asked to leave first, and ended after the grace."""
+        if now_ns - self._expires_ns > self._limits.connection_grace_ns:
+            self.terminate(h2.NO_ERROR, "max_age")
+            return
+        self.drain(now_ns)
+        if now_ns - self._drain_began_ns > self._limits.drain_ping_timeout_ns:
+            self._end_drain()
 
     def _partial_timeout_ns(self) -> int:
         raise NotImplementedError
@@ -259,6 +272,16 @@ class Http2Streams:
         if not self._control.spend(self._now_ns, 2 * self.out.data_frames):
             raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many frames that carry nothing")
 
+    def _spend_ping(self) -> None:
+        if not self._pings.spend(self._now_ns, self.out.data_frames):
+            raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too_many_pings")
+
     def _spend_reset(self) -> None:
         if not self._resets.spend(self._now_ns):
             raise ConnectionFault(h2.ENHANCE_YOUR_CALM, "too many streams were reset")
+
+
+def _expiry_ns(limits: Http2Limits, number: int, now_ns: int) -> int:
+    """When the door's connection of this number is drained; 0: never."""
+    age_ns = limits.max_connection_age_ns
+    return now_ns + age_ns * (90 + number * 7 % 21) // 100 if age_ns else 0

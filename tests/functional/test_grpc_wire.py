@@ -317,12 +317,29 @@ def test_changing_metadata_is_never_taken_from_an_older_request(channel: grpc.Ch
         assert f"b'n': b'{turn % 3}'".encode() in answer
 
 
-def test_compressed_messages_are_refused_politely(door: RunningDoor) -> None:
+def test_messages_compressed_with_gzip_are_taken(door: RunningDoor) -> None:
+    target = door.addresses()["tcp"]
+    with grpc.insecure_channel(target, compression=grpc.Compression.Gzip) as channel:
+        assert unary(channel, "Echo")(b"x" * 10_000, timeout=5) == b"x" * 10_000
+        echo = streams(channel, "/t.T/EchoStream")
+        assert list(echo(iter([b"a" * 2_000, b"b"]), timeout=5)) == [b"a" * 2_000, b"b"]
+
+
+def test_a_message_compressed_out_of_all_proportion_is_refused(door: RunningDoor) -> None:
+    target = door.addresses()["tcp"]
+    with grpc.insecure_channel(target, compression=grpc.Compression.Gzip) as channel:
+        with pytest.raises(grpc.RpcError, match="100 times what was sent") as caught:
+            unary(channel, "Echo")(bytes(3 * MIB), timeout=5)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert unary(channel, "Echo")(b"still here", timeout=5) == b"still here"
+
+
+def test_messages_compressed_otherwise_are_refused_politely(door: RunningDoor) -> None:
     with (
         grpc.insecure_channel(
-            door.addresses()["tcp"], compression=grpc.Compression.Gzip
+            door.addresses()["tcp"], compression=grpc.Compression.Deflate
         ) as channel,
-        pytest.raises(grpc.RpcError, match="send them uncompressed") as caught,
+        pytest.raises(grpc.RpcError, match="use gzip, or none") as caught,
     ):
         unary(channel, "Echo")(b"x" * 10_000, timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

@@ -105,7 +105,7 @@ def test_connections_over_the_limit_are_shed_and_the_rest_is_served(
 
 def test_a_client_that_does_not_read_is_not_read_either(run: Callable[..., Any]) -> None:
     async def scenario() -> None:
-        async with listening() as door:
+        async with listening(ping_burst=2_000_000) as door:
             client = socket.create_connection(("127.0.0.1", door.port))
             client.setblocking(False)
             loop = asyncio.get_running_loop()

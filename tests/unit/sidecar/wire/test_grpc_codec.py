@@ -48,7 +48,7 @@ def test_what_is_held_counts_untaken_messages_and_the_start_of_the_next() -> Non
     [
         (b"\0\xff\xff\xff\xff", b"", RESOURCE_EXHAUSTED),
         (b"\0\0\0\0\x33", b"", RESOURCE_EXHAUSTED),
-        (b"\1\0\0\0\1", b"gzip", UNIMPLEMENTED),
+        (b"\1\0\0\0\1", b"snappy", UNIMPLEMENTED),
         (b"\1\0\0\0\1", b"", INTERNAL),
         (b"\1\0\0\0\1", b"identity", INTERNAL),
         (b"\2\0\0\0\1", b"gzip", INTERNAL),

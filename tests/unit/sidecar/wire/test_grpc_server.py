@@ -9,7 +9,7 @@ from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, Strea
 from tests.support.http2_playbook import Peer, call, data, echo, message, request
 
 BAD_TIMEOUT = "grpc-timeout is not 1 to 8 digits and one of H, M, S, m, u, n"
-IDENTITY = "grpc-accept-encoding=identity"
+IDENTITY = "grpc-accept-encoding=identity,gzip"
 
 
 class Recorder:
@@ -150,8 +150,8 @@ def test_a_message_too_large_is_refused_at_its_prefix(peer: Peer) -> None:
     assert peer.http.streams == {}
 
 
-def test_compression_is_refused_with_what_is_accepted(peer: Peer) -> None:
-    peer.says(request(1, grpc_encoding="gzip"), data(1, message(b"x", 1), end=True))
+def test_an_unknown_compression_is_refused_with_what_is_accepted(peer: Peer) -> None:
+    peer.says(request(1, grpc_encoding="br"), data(1, message(b"x", 1), end=True))
     (answer,) = peer.hears()
     assert "grpc-status=12" in answer
     assert IDENTITY in answer

@@ -4,6 +4,7 @@ import pytest
 
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamSink
+from sidecar.wire.http2_limits import SECOND_NS
 from tests.support.http2_playbook import Peer, call, data, echo, headers, message, request
 
 KIB = 1024
@@ -123,7 +124,7 @@ def test_an_answer_before_the_end_of_the_request_stops_the_upload(service: Servi
 def test_a_flood_of_frames_that_carry_nothing_ends_the_connection(
     service: Service, flood: bytes
 ) -> None:
-    peer = service.peer(control_burst=100, control_per_s=10)
+    peer = service.peer(control_burst=100, control_per_s=10, ping_burst=100)
     peer.says(request(1, "/t.T/Stream"), request(3, ""), flood * 99)
     assert not peer.http.finished
     peer.says(flood * 10)
@@ -356,3 +357,50 @@ def test_trailers_of_a_discarded_stream_still_feed_the_table(service: Service) -
     block = request(5)[9:] + b"\xbe"
     peer.says(h2.frame(h2.HEADERS, h2.END_HEADERS, 5, block), data(5, message(b""), end=True))
     assert peer.hears()[-1] == "TRAILERS 5 grpc-status=0"
+
+
+# Pings, and the age of a connection.
+
+
+def test_too_many_pings_end_the_connection_in_the_words_that_clients_know(
+    service: Service,
+) -> None:
+    peer = service.peer(ping_burst=10, ping_per_s=1)
+    peer.says(call(1, "/t.T/Keep"), h2.ping_frame(b"12345678") * 10)
+    peer.waits(2)
+    peer.says(h2.ping_frame(b"12345678") * 2)
+    peer.hears()
+    peer.says(h2.ping_frame(b"12345678"))
+    assert peer.http.finished
+    assert b"too_many_pings" in peer._received
+
+
+def test_an_old_connection_is_drained_and_what_is_at_work_has_a_grace(service: Service) -> None:
+    limits = {
+        "max_connection_age_ns": 100 * SECOND_NS,
+        "connection_grace_ns": 10 * SECOND_NS,
+    }
+    peer = service.peer(**limits)
+    peer.says(call(1, "/t.T/Keep"))
+    peer.waits(89)
+    assert peer.hears() == []
+    peer.waits(2)
+    assert peer.hears() == ["GOAWAY 2147483647 NO_ERROR", "PING draining"]
+    peer.waits(2)
+    assert peer.hears() == ["GOAWAY 1 NO_ERROR"]
+    peer.says(call(3))
+    assert peer.hears() == ["RST_STREAM 3 REFUSED_STREAM"]
+    assert not peer.http.finished
+    peer.waits(10)
+    assert peer.hears() == ["GOAWAY 3 NO_ERROR"]
+    assert service.cancelled == service.kept
+
+
+def test_an_old_connection_whose_work_ends_is_closed_at_once(service: Service) -> None:
+    peer = service.peer(max_connection_age_ns=100 * SECOND_NS)
+    peer.says(call(1, "/t.T/Keep"))
+    peer.waits(111)
+    peer.says(h2.ping_frame(b"draining", h2.ACK))
+    service.kept[0].respond(b"x")
+    peer.hears()
+    assert peer.http.finished
