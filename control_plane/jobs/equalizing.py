@@ -98,6 +98,7 @@ class _Mending:
 
     async def mend(self, batch: list[Difference]) -> None:
         """Bring the best record of each key to the copies that lack it."""
+        batch = [difference for difference in batch if self._can_be_mended(difference)]
         for difference in batch:
             self._count(difference)
         raws = await self._read_best(batch)
@@ -109,6 +110,11 @@ class _Mending:
             *(self._heal(place) for place in list(self.corrupt)),
         )
         await self._drop_leftovers(batch, set().union(*outcomes))
+
+    def _can_be_mended(self, difference: Difference) -> bool:
+        """Copies that are only listened to may lack what they will."""
+        lacking = (*difference.behind, *difference.corrupt)
+        return not all(self.copies[place].read_only for place in lacking)
 
     def _count(self, difference: Difference) -> None:
         self.found.differing += 1

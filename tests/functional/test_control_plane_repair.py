@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import redis
 
 from buckets.bucket_map import Bucket, Owner
 from control_plane.app import App
@@ -288,6 +289,36 @@ async def test_without_a_majority_nothing_comes_back_until_the_loss_is_accepted(
         first = (await contents(app, nodes, 3))[0]
         assert len(first) == 40
         assert all(decode_record(raw) is not None for raw in first.values())
+
+
+def loading(server: Server) -> bool:
+    with redis.Redis(port=server.port) as client:
+        return bool(client.info("persistence")["loading"])
+
+
+async def test_a_loss_is_accepted_where_two_that_lost_something_still_hold_the_rest(
+    tmp_path: Path, servers: Servers
+) -> None:
+    kept = ("--appendonly", "yes", "--appendfsync", "no")
+    nodes = [servers.valkey(*kept) for _ in range(2)] + [servers.valkey()]
+    async with running(tmp_path, admission_settle_ms=200) as app, admin(app.address) as stub:
+        await set_up(app, nodes)
+        await fill(app, nodes)
+        for number, node in enumerate(nodes[:2]):
+            node.kill()
+            node.restart()
+            await until(lambda node=node: not loading(node), "it has read its data")  # type: ignore[misc]
+            with redis.Redis(port=node.port) as client:
+                assert client.hdel(bucket_keys("places", 3).data, b"k3-%d" % number) == 1
+        await until(
+            lambda: "no majority" in app.instance.view().admissions.get("n0", ""), "it waits"
+        )
+        started = await stub.RecoverNode(admin_pb2.RecoverNodeRequest(id="n0", accept_loss=True))
+        job = await finished(stub, started.id)
+        assert job.state == DONE
+        await until(lambda: node_of(app, "n1").node.incarnation > 1, "the other one follows")
+        await all_equal(app, nodes)
+        assert len((await contents(app, nodes, 3))[0]) == 40
 
 
 async def damage(app: App, server: Server, bucket: int, field: bytes) -> None:
