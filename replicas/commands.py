@@ -4,9 +4,18 @@ The same suffix goes to every owner of a bucket; the prefix carries the owner's 
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final
 
-from replicas.layout import FENCE_FIELD, IDENTITY_KEY, MAP_FIELD, MAX_KEY_BYTES, BucketKeys
+from replicas.layout import (
+    FENCE_FIELD,
+    HINTS_KEY,
+    HINTS_TURN_KEY,
+    IDENTITY_KEY,
+    MAP_FIELD,
+    MAX_KEY_BYTES,
+    BucketKeys,
+)
 from replicas.scripts import SCRIPTS, Script
 
 _LIMITS = struct.Struct(">II")
@@ -128,6 +137,42 @@ def release_fence(keys: BucketKeys, fence: bytes, entry: bytes) -> bytes:
 def set_identity(identity: bytes) -> bytes:
     """Gives the server its identity once. Reply: the identity that stands."""
     return _evalsha("identity", (IDENTITY_KEY,), identity)
+
+
+def keep_hint(
+    keys: BucketKeys, epoch: int, incarnation: int, entry: bytes, *, most_bytes: int
+) -> bytes:
+    """Gives a hint to an owner that it is not for. Reply: see scripts/hint_keep.lua."""
+    named = (keys.data, HINTS_KEY)
+    place = (_NUMBER.pack(epoch), _NUMBER.pack(incarnation))
+    return _evalsha("hint_keep", named, *place, entry, b"%d" % most_bytes)
+
+
+def list_hints(after: bytes, count: int) -> bytes:
+    """Hints on a server with ids above `after` (empty: from the first). Reply: of XRANGE."""
+    start = b"(" + after if after else b"-"
+    return pack_command(b"XRANGE", HINTS_KEY, start, b"+", b"COUNT", b"%d" % count)
+
+
+def drop_hints(ids: Sequence[bytes]) -> bytes:
+    """Deletes hints that are settled. Reply: how many were there."""
+    return pack_command(b"XDEL", HINTS_KEY, *ids)
+
+
+def claim_hints(name: bytes, for_ms: int) -> list[bytes]:
+    """Asks for the turn to replay a server's hints; the second reply names who has it.
+
+    Nothing depends on it: two that replay the same hints only do the work twice.
+    """
+    return [
+        pack_command(b"SET", HINTS_TURN_KEY, name, b"NX", b"PX", b"%d" % for_ms),
+        pack_command(b"GET", HINTS_TURN_KEY),
+    ]
+
+
+def keep_claim(for_ms: int) -> bytes:
+    """Whoever has the turn asks for it to last so long from now."""
+    return pack_command(b"PEXPIRE", HINTS_TURN_KEY, b"%d" % for_ms)
 
 
 def _evalsha(name: str, keys: tuple[bytes, ...], *arguments: bytes) -> bytes:

@@ -9,6 +9,8 @@ FENCE_FIELD = b"f"
 MAP_FIELD = b"m"  # the bucket's current map entry (BucketEntry bytes), beside the fence
 USER_PREFIX = b"k"  # before every user key, so that none can collide with a reserved field
 IDENTITY_KEY = b"dabba:identity"
+HINTS_KEY = b"dabba:hints"  # a stream: hints for other owners, of sidecars that have stopped
+HINTS_TURN_KEY = b"dabba:hints:turn"  # which sidecar replays them now
 MAX_KEY_BYTES = 1024  # of a user key
 LOG_FIELD = b"e"  # the one field of a change-log entry: version(16) | user key
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import structlog
 
 from sidecar.background.hint_drain import HintDrain
+from sidecar.background.hint_handover import HintAdoption, hand_over
 from sidecar.background.hint_ledger import HintsView
 from sidecar.background.hint_log import HintLog
 from sidecar.config import SidecarConfig
@@ -15,6 +16,8 @@ from sidecar.core.hints import HintBounds
 from sidecar.workers import Repaired
 
 log = structlog.get_logger("hints")
+
+LEAST_HAND_OVER_S = 1.0  # even when the time for draining is spent
 
 
 class Hinting:
@@ -33,8 +36,11 @@ class Hinting:
         bounds = HintBounds(size_bytes=config.hint_log_bytes, age_ms=config.hint_age_ms)
         self.log = HintLog(path, config.cluster, wall_ms=wall_ms, bounds=bounds)
         self._drain = HintDrain(self.log, core, monotonic)
+        self._adoption = HintAdoption(self.log, core) if worker == 0 else None
+        self._monotonic = monotonic
         self._left_behind = _without_worker(config) if worker == 0 else []
         self._running: asyncio.Task[None] | None = None
+        self._core = core
         core.hints = self.log
 
     def start(self) -> None:
@@ -43,14 +49,20 @@ class Hinting:
 
     async def _run(self) -> None:
         await self.log.start(self._left_behind)
-        await self._drain.run()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._drain.run(), name="hint-drain")
+            if self._adoption is not None:
+                tasks.create_task(self._adoption.run(), name="hint-adoption")
 
     async def finish(self, timeout_s: float) -> None:
-        """Replay what can be, within this time. What is left stays on disk."""
+        """Replay what can be, within this time. What is left stays on disk, and goes to others."""
+        ends_at = self._monotonic() + timeout_s
         await self._stop_running()
         left = await self._drain.finish(timeout_s)
         if left:
-            log.warning("hints are left for the next start", hints=left)
+            ends_at = max(ends_at, self._monotonic() + LEAST_HAND_OVER_S)
+            taken = await hand_over(self.log, self._core, self._monotonic, ends_at)
+            log.warning("hints are left for the next start", hints=left, handed_over=taken)
 
     async def close(self) -> None:
         """Write what came last, and let go of the file."""

@@ -20,6 +20,7 @@ Keys, arguments and replies are described at the head of each file:
     count          how many                              count.lua
     drop           a joining replica's leftover          drop.lua
     purge          tombstones that nobody needs          purge.lua
+    hint_keep      a hint for another owner              hint_keep.lua
 
 write, heal, copy and transact are of the tunable mode, prepare and accept of the linearizable one;
 each refuses records of the other. They and the fence scripts answer with an integer (acknowledged;
@@ -57,6 +58,7 @@ _PARTS = {
     "count": (*_WRITE, "lib/walk", "count"),
     "drop": (*_WRITE, "drop"),
     "purge": (*_WRITE, "lib/acceptor", "lib/step", "purge"),
+    "hint_keep": (*_WRITE, "hint_keep"),
 }
 
 

@@ -13,7 +13,14 @@ import redis
 
 from buckets.bucket_map import Consistency
 from protos.dabbawala.v1 import data_pb2
-from tests.support.local_cluster import LocalCluster, Part, local_cluster, wait_until
+from replicas.layout import HINTS_KEY
+from tests.support.local_cluster import (
+    LocalCluster,
+    Part,
+    local_cluster,
+    second_sidecar,
+    wait_until,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
 
@@ -170,3 +177,34 @@ def test_what_a_sidecar_still_has_when_it_is_told_to_end_is_replayed_first(
     wait_until(lambda: three.sidecar_health()["node-1"] != "unreachable", "it is back")
     three.sidecar.stop()
     assert differing(away, other) == 0
+
+
+@pytest.mark.fault(17)
+def test_hints_outlive_the_disk_of_the_sidecar_that_made_them(three: LocalCluster) -> None:
+    count = 2_000
+    away, other, _ = three.nodes
+    heir = second_sidecar(three, "b")
+    away.stop()
+    wait_until(lambda: three.sidecar_health()["node-1"] == "unreachable", "it is missed")
+    write_all(three, count)
+    wait_until(lambda: waiting(three) == count, "every write is kept for it")
+    three.sidecar.stop()
+    for path in (three.folder / "sidecar").glob("**/*.db*"):
+        path.unlink()  # its pod is gone, and will not be back
+    handed_over = sum(streamed(node) for node in three.nodes[1:])
+    assert handed_over == count
+    away.start()
+    wait_until(lambda: held(away) == held(other), "the other sidecar has replayed them")
+    assert len(held(away)) == count
+    wait_until(lambda: sum(streamed(node) for node in three.nodes) == 0, "none is left behind")
+    assert heir.child is not None
+    assert heir.child.poll() is None
+
+
+def streamed(node: Part) -> int:
+    """Hints for others that lie on a node."""
+    host, _, port = node.address.rpartition(":")
+    with redis.Redis(host, int(port)) as server:
+        length = server.xlen(HINTS_KEY)
+    assert isinstance(length, int)
+    return length
