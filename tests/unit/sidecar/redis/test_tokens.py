@@ -106,3 +106,11 @@ def test_a_client_that_leaves_in_mid_session_is_forgotten(talk: Conversation) ->
     talk.session.forget()
     talk.coordinator.release()
     assert talk.session.finished
+
+
+def test_gets_side_by_side_in_a_session_are_reads_of_the_session(talk: Conversation) -> None:
+    talk.send_bytes(packed("SET", "a", "v") + packed("SET", "b", "v"))
+    talk.send("DABBA.SESSION", "START")
+    before = token(talk)
+    assert talk.send_bytes(packed("GET", "a") + packed("GET", "b")) == b"$1\r\nv\r\n" * 2
+    assert len(token(talk)) > len(before)  # both were met
