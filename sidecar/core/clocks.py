@@ -131,11 +131,9 @@ class Clocks:
             return None
         return offset_ms - self.offset_ms
 
-    def not_yet(self) -> bool:
-        """Whether first connections are still being made, and nothing was measured yet."""
-        return self.offset_ms is None and not (
-            self.connected or all(peer.tried for peer in self._peers())
-        )
+    def connecting(self) -> bool:
+        """Whether first connections are still being made, and there is none yet."""
+        return not (self.connected or all(peer.tried for peer in self._peers()))
 
     @property
     def connected(self) -> bool:

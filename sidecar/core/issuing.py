@@ -32,11 +32,12 @@ def issue_version(core: Core, op: Write, max_skew_ms: int) -> bool:
     hint all the same.
     """
     clocks = core.clocks
-    if clocks.not_yet():  # the first replicas will say what time it is
-        core.await_connection(op)
-        return False
-    if clocks.offset_ms is None and not clocks.connected and op.level != Consistency.ANY:
-        return True
+    if clocks.offset_ms is None:
+        if clocks.connecting():  # the first replicas will say what time it is
+            core.await_connection(op)
+            return False
+        if not clocks.connected and op.level != Consistency.ANY:
+            return True
     at_ms = clocks.version_ms(core.now, max_skew_ms)
     if at_ms is None:
         core.reject(op, checks.skewed(clocks))
