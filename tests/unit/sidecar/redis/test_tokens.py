@@ -109,6 +109,7 @@ def test_a_client_that_leaves_in_mid_session_is_forgotten(talk: Conversation) ->
 
 
 def test_gets_side_by_side_in_a_session_are_reads_of_the_session(talk: Conversation) -> None:
+    talk.coordinator.in_batches = True
     talk.send_bytes(packed("SET", "a", "v") + packed("SET", "b", "v"))
     talk.send("DABBA.SESSION", "START")
     before = token(talk)
