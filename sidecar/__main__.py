@@ -7,7 +7,7 @@ import msgspec
 import uvloop
 
 from sidecar.app import Sidecar, default_id
-from sidecar.config import ConfigError, SidecarConfig, load_config
+from sidecar.config import LISTS, ConfigError, SidecarConfig, load_config
 from sidecar.logs import set_up_logs
 
 BAD_CONFIGURATION = 2
@@ -40,8 +40,9 @@ def _configuration(arguments: list[str]) -> SidecarConfig:
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name)
     given = vars(parser.parse_args(arguments))
     path = given.pop("config")
-    if given["control_planes"] is not None:
-        given["control_planes"] = given["control_planes"].split(",")
+    for name in LISTS:
+        if given[name] is not None:
+            given[name] = given[name].split(",")
     config = load_config(path, given)
     return config if config.id else msgspec.structs.replace(config, id=default_id())
 

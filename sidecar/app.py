@@ -152,6 +152,7 @@ class Sidecar:
             stats=self._stats,
             bucket_map=lambda: self._path.core.map,
             feed=self._feed_view,
+            tls_problem=lambda: self._path.tls.problem if self._path.tls is not None else "",
             repaired=self._repaired,
             drain=self._drain,
             quit=self._stopping.set,

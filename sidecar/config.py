@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 ENV_PREFIX = "DABBA_SIDECAR_"
+LISTS = ("control_planes", "tls_identities")  # comma separated in variables and flags
 
 
 class ConfigError(Exception):
@@ -39,6 +40,11 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     grpc_max_message_bytes: int = 4 << 20  # of one request
     grpc_connection_age_ms: int = 0  # older connections are drained; 0: never
     grpc_connection_grace_ms: int = 30_000  # what they have to end in
+    # TLS of both doors on TCP: PEM files; the doors on Unix sockets speak in the clear.
+    tls_cert: str = ""  # empty: no TLS
+    tls_key: str = ""
+    tls_client_ca: str = ""  # clients must bring a certificate of it; empty: none is asked for
+    tls_identities: tuple[str, ...] = ()  # names of clients that may come in; empty: all of the CA
     allow_remote: bool = False  # doors on addresses other than loopback
 
 
@@ -92,7 +98,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     for name, value in environment.items():
         if name.startswith(ENV_PREFIX):
             key = name.removeprefix(ENV_PREFIX).lower()
-            values[key] = value.split(",") if key == "control_planes" else value
+            values[key] = value.split(",") if key in LISTS else value
     return values
 
 
@@ -120,8 +126,21 @@ def _check(config: SidecarConfig) -> None:
                 f"configuration: {key} is on {host}, which other hosts can reach; use 127.0.0.1,"
                 " or set allow_remote to true if that is meant"
             )
+    _check_tls(config)
     for address in config.control_planes:
         split_address("control_planes", address)
+
+
+def _check_tls(config: SidecarConfig) -> None:
+    needs = (
+        ("tls_cert", "tls_key"),
+        ("tls_key", "tls_cert"),
+        ("tls_client_ca", "tls_cert"),
+        ("tls_identities", "tls_client_ca"),
+    )
+    for key, other in needs:
+        if getattr(config, key) and not getattr(config, other):
+            raise ConfigError(f"configuration: {key} is given without {other}; give both, or none")
 
 
 def split_address(key: str, address: str) -> tuple[str, int]:

@@ -24,6 +24,7 @@ from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.grpc_standard import HealthService, standard_routes
 from sidecar.net.links import Links
 from sidecar.net.resp_door import RespDoor
+from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, keep_fresh, make_tls
 from sidecar.redis.limits import RespLimits
 from sidecar.session_key_file import session_keys
 from sidecar.stats import WorkerStats, worker_stats
@@ -70,6 +71,11 @@ class DataPath:
         self.redis_door = RespDoor(self.core, limits, time_ms)  # needs the running loop
         self._links: Links | None = None
         self._learn = learn
+        self.tls = make_tls(config)
+        if self.tls is not None:
+            self.grpc_door.refusal = self.redis_door.refusal = self.tls.refusal
+        self._tcp: Listeners | None = None  # for new servers with new certificates
+        self._tcp_servers: list[asyncio.Server] = []
         self._servers: list[asyncio.Server] = []
         self._timers: list[asyncio.Task[None]] = []
         self.draining = False
@@ -93,8 +99,8 @@ class DataPath:
         self.core.learner = self._links
         self.hints.start()
         loop = asyncio.get_running_loop()
-        self._servers.append(await loop.create_server(self.grpc_door, sock=listeners.grpc))
-        await self.redis_door.listen_socket(listeners.redis)
+        self._tcp = listeners
+        await self._listen()
         if listeners.grpc_unix is not None:
             unix = await loop.create_unix_server(self.grpc_door, sock=listeners.grpc_unix)
             self._servers.append(unix)
@@ -102,9 +108,34 @@ class DataPath:
             await self.redis_door.listen_socket(listeners.redis_unix)
         self._timers = [
             asyncio.create_task(_every(TICK_S, self.core.tick), name="tick"),
+            *self._tls_timers(),
             asyncio.create_task(_every(KEEP_CLOCK_S, self._clock.keep_ahead), name="clock"),
         ]
         _spare_the_collector()
+
+    def _tls_timers(self) -> list[asyncio.Task[None]]:
+        if self.tls is None:
+            return []
+        return [asyncio.create_task(keep_fresh(self.tls, self._listen), name="tls")]
+
+    async def _listen(self) -> None:
+        """Take TCP clients, with the certificates of now; those that are here stay as they are."""
+        if self._tcp is None or self.draining:
+            return
+        before, tls = self._tcp_servers, self.tls
+        # A socket of its own for each server, for it closes it: the queue behind them is one.
+        grpc = await asyncio.get_running_loop().create_server(
+            self.grpc_door,
+            sock=self._tcp.grpc.dup(),
+            ssl=tls.grpc if tls is not None else None,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+        )
+        redis = await self.redis_door.listen_socket(
+            self._tcp.redis.dup(), tls=tls.redis if tls is not None else None
+        )
+        self._tcp_servers = [grpc, redis]
+        for server in before:
+            server.close()
 
     def adopt(self, bucket_map: BucketMap) -> None:
         """Route by a new map."""
@@ -142,8 +173,11 @@ class DataPath:
         self.draining = True
         for service in ("", SERVICE_NAME):
             self.health.set(service, HealthCheckResponse.NOT_SERVING)
-        for server in self._servers:
+        for server in [*self._servers, *self._tcp_servers]:
             server.close()
+        if self._tcp is not None:
+            self._tcp.grpc.close()
+            self._tcp.redis.close()
         timeout_s = self._config.drain_timeout_ms / 1000
         self.grpc_door.drain()
         _, late = await asyncio.wait(

@@ -25,6 +25,7 @@ class Fault(enum.IntEnum):
     OVERLOADED = 4  # shed before anything was sent
     DATA = 5  # what the replicas hold can not be trusted
     PRECONDITION = 6  # the keyspace's settings do not allow it
+    FORBIDDEN = 7  # not for this client
 
 
 class Reason(enum.StrEnum):
@@ -56,6 +57,7 @@ class Reason(enum.StrEnum):
     TIMEOUT = "TIMEOUT"
     CLOCK_SKEW = "CLOCK_SKEW"
     DRAINING = "DRAINING"
+    IDENTITY_REFUSED = "IDENTITY_REFUSED"
     OVERLOADED = "OVERLOADED"
 
 

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
+from sidecar.net.grpc_errors import refusing_routes
 from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
 from sidecar.wire.grpc_server import GrpcConnection
 from sidecar.wire.http2_limits import Counters
@@ -29,6 +30,8 @@ class GrpcDoor:
         self.limits = limits
         self.clock = clock
         self.counters = Counters()
+        # Why the client of a connection may not come in; empty: it may.
+        self.refusal: Callable[[asyncio.BaseTransport], str] = _nothing_against
         self.draining = False
         self._connections: set[_DoorConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -113,8 +116,10 @@ class _DoorConnection(asyncio.Protocol):
         self._transport = socket
         socket.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
         door = self._door
+        why = door.refusal(socket)
+        routes = refusing_routes(door.routes, why) if why else door.routes
         self._grpc = GrpcConnection(
-            door.routes, door.limits, door.counters, self._flush_soon, self._clock()
+            routes, door.limits, door.counters, self._flush_soon, self._clock()
         )
         self._http = self._grpc.http
         if door.draining:
@@ -179,3 +184,7 @@ class _DoorConnection(asyncio.Protocol):
             transport.close()
         elif self._http.out.has_more:
             self._flush_soon()
+
+
+def _nothing_against(_transport: asyncio.BaseTransport) -> str:
+    return ""

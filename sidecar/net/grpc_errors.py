@@ -12,7 +12,7 @@ from google.rpc.status_pb2 import Status
 
 from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.errors import DataError, Fault, Outcome, Reason
-from sidecar.wire.grpc import Call
+from sidecar.wire.grpc import Call, GrpcRoutes, StreamSink
 
 DOMAIN = "dabbawala"
 RETRY_AFTER_MS = 100
@@ -22,6 +22,7 @@ MAX_TEXT = 500
 INVALID_ARGUMENT = 3
 DEADLINE_EXCEEDED = 4
 NOT_FOUND = 5
+PERMISSION_DENIED = 7
 RESOURCE_EXHAUSTED = 8
 FAILED_PRECONDITION = 9
 ABORTED = 10
@@ -36,6 +37,7 @@ _CODES = {
     Fault.OVERLOADED: RESOURCE_EXHAUSTED,
     Fault.DATA: DATA_LOSS,
     Fault.PRECONDITION: FAILED_PRECONDITION,
+    Fault.FORBIDDEN: PERMISSION_DENIED,
 }
 # What clients may repeat by themselves.
 _REPEATED = (Fault.UNAVAILABLE, Fault.OVERLOADED)
@@ -120,3 +122,31 @@ def bad_request(call: Call, field: str, message: str) -> None:
     """End `call`: the request's field is wrong."""
     error = DataError(Reason.REQUEST_INVALID, Fault.CALLER, message, field=field)
     fail_call(call, error)
+
+
+def refusing_routes(routes: GrpcRoutes, why: str) -> GrpcRoutes:
+    """The same methods for a client that may not come in: every call of it is answered so."""
+    refusing = _Refusing(DataError(Reason.IDENTITY_REFUSED, Fault.FORBIDDEN, why))
+    return GrpcRoutes(
+        dict.fromkeys(routes.unary, refusing.refuse), dict.fromkeys(routes.stream, refusing)
+    )
+
+
+class _Refusing:
+    """A handler of either kind, and the sink of a stream that has ended."""
+
+    def __init__(self, error: DataError) -> None:
+        self._error = error
+
+    def refuse(self, call: Call, _message: bytes) -> None:
+        fail_call(call, self._error)
+
+    def start(self, call: Call) -> StreamSink:
+        fail_call(call, self._error)
+        return self
+
+    def message(self, message: bytes) -> None: ...
+
+    def half_closed(self) -> None: ...
+
+    def cancelled(self) -> None: ...

@@ -7,16 +7,20 @@ it, is one `transport.write`, made by one callback for all connections.
 import asyncio
 import os
 import socket
+import ssl
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from sidecar.net.tls import HANDSHAKE_TIMEOUT_S
 from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
 from sidecar.redis.session import Door, Session
 from sidecar.redis.table import command_table
+from sidecar.wire import resp_reply as resp
 
 _BACKLOG = 1024  # connections that the kernel holds for us
 _SWEEP_S = 1.0
@@ -110,6 +114,8 @@ class RespDoor:
         )
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []
+        # Why the client of a connection may not come in; empty: it may.
+        self.refusal: Callable[[asyncio.BaseTransport], str] = lambda _transport: ""
         self._dirty: list[Session] = []
         self._sweep: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -149,15 +155,24 @@ class RespDoor:
         sock = bind_unix(path, mode=mode)
         await self.listen_socket(sock)
 
-    async def listen_socket(self, sock: socket.socket) -> None:
+    async def listen_socket(
+        self, sock: socket.socket, *, tls: ssl.SSLContext | None = None
+    ) -> asyncio.Server:
         """Accept clients on a socket that is bound already: inherited from the parent process."""
         if sock.family == socket.AF_UNIX:
             server = await self._loop.create_unix_server(
                 self._connection, sock=sock, backlog=_BACKLOG
             )
         else:
-            server = await self._loop.create_server(self._connection, sock=sock, backlog=_BACKLOG)
+            server = await self._loop.create_server(
+                self._connection,
+                sock=sock,
+                backlog=_BACKLOG,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+            )
         self._started(server)
+        return server
 
     def _started(self, server: asyncio.Server) -> None:
         self._servers.append(server)
@@ -178,6 +193,12 @@ class RespDoor:
         if door.draining or len(door.sessions) >= self.limits.connections:
             door.counters.connections_rejected += 1
             transport.write(replies.TOO_MANY_CLIENTS)
+            transport.close()
+            return None
+        why = self.refusal(transport)
+        if why:
+            door.counters.connections_rejected += 1
+            transport.write(resp.error(f"NOPERM {why}"))
             transport.close()
             return None
         door.counters.connections_accepted += 1

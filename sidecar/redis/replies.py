@@ -53,6 +53,7 @@ _SHOWN_BYTES = 128  # of a command's name, and of its arguments together
 _FIRST_WORD = {
     Fault.CALLER: "ERR",
     Fault.PRECONDITION: "ERR",
+    Fault.FORBIDDEN: "NOPERM",
     Fault.UNAVAILABLE: "UNAVAILABLE",
     Fault.TIMEOUT: "TIMEOUT",
     Fault.OVERLOADED: "OVERLOADED",

@@ -274,14 +274,15 @@ def second_control_plane(cluster: LocalCluster) -> Part:
     return _second(cluster, "control-plane", "control_plane", {})
 
 
-def second_sidecar(cluster: LocalCluster, zone: str) -> Part:
+def second_sidecar(cluster: LocalCluster, zone: str, **settings: object) -> Part:
     """Another sidecar, listening, with a disk of its own; `address` is its gRPC door."""
     folder = cluster.folder / "sidecar-2"
-    changes = {"zone": zone, "state_dir": str(folder), "grpc_socket": "", "redis_socket": ""}
+    changes: dict[str, object] = {"zone": zone, "state_dir": str(folder)}
+    changes |= {"grpc_socket": "", "redis_socket": "", **settings}
     return _second(cluster, "sidecar", "sidecar", changes)
 
 
-def _second(cluster: LocalCluster, name: str, module: str, changes: dict[str, str]) -> Part:
+def _second(cluster: LocalCluster, name: str, module: str, changes: dict[str, object]) -> Part:
     folder = cluster.folder / f"{name}-2"
     folder.mkdir()
     config = orjson.loads((cluster.folder / name / "config.json").read_bytes())

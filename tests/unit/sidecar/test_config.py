@@ -95,3 +95,19 @@ def test_a_file_that_can_not_be_used_is_said_why(tmp_path: Path) -> None:
         load_config(str(tmp_path / "c.toml"), {})
     with pytest.raises(ConfigError, match="No such file"):
         load_config(str(tmp_path / "none.toml"), {})
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({"tls_cert": "a.pem"}, "tls_key"),
+        ({"tls_key": "a.pem"}, "tls_cert"),
+        ({"tls_client_ca": "a.pem"}, "tls_cert"),
+        ({"tls_cert": "a", "tls_key": "a", "tls_identities": "app"}, "tls_client_ca"),
+    ],
+)
+def test_half_of_tls_is_refused(given: dict[str, str], missing: str) -> None:
+    values: dict[str, object] = dict(given)
+    if "tls_identities" in values:
+        values["tls_identities"] = [values["tls_identities"]]
+    assert f"is given without {missing}; give both, or none" in refusal(**values)

@@ -1,0 +1,126 @@
+"""TLS of the doors on TCP: contexts from certificate files, made anew when the files change.
+
+A new context serves new connections; those that stand keep what they began with. Files that can not
+be used leave the context before them in place, and `problem` says why.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from sidecar.config import ConfigError, SidecarConfig
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+LOOK_S: Final = 1.0
+_NAMES: Final = ("DNS", "URI", "email")  # kinds of subjectAltName that can be an identity
+
+log = structlog.get_logger()
+
+_Stamp = tuple[tuple[int, int, int], ...]
+
+
+class Tls:
+    """The contexts of both doors. Raises ConfigError when the first files can not be used."""
+
+    def __init__(self, config: SidecarConfig) -> None:
+        self._config = config
+        self.identities = frozenset(config.tls_identities)
+        self.problem = ""
+        self._stamp = self._look()
+        try:
+            self.grpc, self.redis = self._contexts()
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"configuration: {_sentence(config, error)}") from None
+
+    def reload(self) -> bool:
+        """Look at the files; True when there are new contexts."""
+        stamp = self._look()
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self.grpc, self.redis = self._contexts()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            self.problem = f"keeps the certificate it had: {_sentence(self._config, error)}"
+            log.error("tls files can not be used", why=self.problem)
+            return False
+        self.problem = ""
+        log.info("tls files read again", certificate=self._config.tls_cert)
+        return True
+
+    def refusal(self, transport: asyncio.BaseTransport) -> str:
+        """Why the client of a connection may not come in; empty: it may."""
+        certificate = transport.get_extra_info("peercert")
+        if not self.identities or transport.get_extra_info("sslcontext") is None:
+            return ""
+        names = identities_of(certificate or {})
+        if self.identities & names:
+            return ""
+        shown = ", ".join(sorted(names)) or "no name"
+        return f"the client's certificate is of {shown}, which is not among tls_identities"
+
+    def _look(self) -> _Stamp:
+        config = self._config
+        found = []
+        for name in (config.tls_cert, config.tls_key, config.tls_client_ca):
+            try:
+                facts = Path(name).stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((facts.st_mtime_ns, facts.st_size, facts.st_ino))
+        return tuple(found)
+
+    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        grpc, redis = self._context(), self._context()
+        grpc.set_alpn_protocols(["h2"])
+        return grpc, redis
+
+    def _context(self) -> ssl.SSLContext:
+        config = self._config
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(config.tls_cert, config.tls_key, password=_no_password)
+        if config.tls_client_ca:
+            context.load_verify_locations(config.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+def make_tls(config: SidecarConfig) -> Tls | None:
+    """None: the doors speak in the clear. Raises ConfigError."""
+    return Tls(config) if config.tls_cert else None
+
+
+def identities_of(certificate: dict[str, Any]) -> frozenset[str]:
+    """The names in a verified certificate, as SSLSocket.getpeercert gives it: of its
+    subjectAltName, else its common name.
+    """
+    names = {value for kind, value in certificate.get("subjectAltName", ()) if kind in _NAMES}
+    if not names:
+        parts = (pair for part in certificate.get("subject", ()) for pair in part)
+        names = {value for kind, value in parts if kind == "commonName"}
+    return frozenset(names)
+
+
+async def keep_fresh(tls: Tls, changed: Callable[[], Any]) -> None:
+    """Look at the files every second; `changed` is awaited when there are new contexts."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if tls.reload():
+            await changed()
+
+
+def _sentence(config: SidecarConfig, error: Exception) -> str:
+    files = f"tls_cert {config.tls_cert}, tls_key {config.tls_key}"
+    if config.tls_client_ca:
+        files += f", tls_client_ca {config.tls_client_ca}"
+    return f"{files}: {error}; give PEM files that belong together"
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; give one that is not")

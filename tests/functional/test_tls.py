@@ -1,0 +1,210 @@
+"""TLS and mTLS at both doors: who comes in, who is told why not, and new files at run time."""
+
+import datetime as dt
+import socket
+import ssl
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import orjson
+import pytest
+import redis
+import trustme
+
+from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
+from tests.support.local_cluster import (
+    CHANNEL_OPTIONS,
+    LocalCluster,
+    local_cluster,
+    second_sidecar,
+    wait_until,
+)
+from tests.support.rich_errors import rich
+
+pytestmark = pytest.mark.slow
+
+ALLOWED = "app.example"
+LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
+
+
+class Files:
+    """The files of a door's certificate, and certificates for its clients."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.authority = trustme.CA()
+        self.authority.cert_pem.write_to_path(str(self.path("ca")))
+        self.renew()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.pem"
+
+    def renew(self) -> None:
+        """A new certificate for the door, written as renewal tools do: under another name first."""
+        issued = self.authority.issue_cert("127.0.0.1")
+        fresh = {"cert": issued.cert_chain_pems[0], "key": issued.private_key_pem}
+        for name, pem in fresh.items():
+            pem.write_to_path(str(self.path("new")))
+            self.path("new").replace(self.path(name))
+
+    def client(self, *names: str, authority: trustme.CA | None = None, **how: object) -> "Client":
+        issued = (authority or self.authority).issue_cert(*names, **how)  # type: ignore[arg-type]
+        chain = issued.cert_chain_pems[0].bytes()
+        name = self.path(f"client-{names[0]}-{id(issued)}")
+        name.write_bytes(issued.private_key_pem.bytes() + chain)
+        root = self.authority.cert_pem.bytes()
+        return Client(root, issued.private_key_pem.bytes(), chain, name, self.path("ca"))
+
+
+@dataclass
+class Client:
+    """One application's certificate."""
+
+    root: bytes
+    key: bytes
+    chain: bytes
+    file: Path
+    authority_file: Path
+
+    def grpc(self, address: str) -> grpc.Channel:
+        credentials = grpc.ssl_channel_credentials(self.root, self.key, self.chain)
+        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+
+    def redis(self, port: int) -> redis.Redis:
+        return redis.Redis(
+            "127.0.0.1",
+            port,
+            ssl=True,
+            ssl_certfile=str(self.file),
+            ssl_keyfile=str(self.file),
+            ssl_ca_certs=str(self.authority_file),
+        )
+
+
+@dataclass
+class Door:
+    """A sidecar that speaks TLS."""
+
+    files: Files
+    grpc: str
+    redis_port: int
+    admin: str
+
+    def ready(self) -> str:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self.admin}/ready", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    def certificate(self) -> bytes:
+        """What a new connection is shown."""
+        return ssl.get_server_certificate(("127.0.0.1", self.redis_port), timeout=5).encode()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with local_cluster() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def door(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Door:
+    files = Files(tmp_path_factory.mktemp("tls"))
+    second_sidecar(
+        cluster,
+        "a",
+        tls_cert=str(files.path("cert")),
+        tls_key=str(files.path("key")),
+        tls_client_ca=str(files.path("ca")),
+        tls_identities=[ALLOWED],
+        grpc="127.0.0.1:0",
+        redis="127.0.0.1:0",
+        admin="127.0.0.1:0",
+    )
+    ports = orjson.loads((cluster.folder / "sidecar-2" / "ports.json").read_bytes())
+    return Door(files, ports["grpc"], int(ports["redis"].rpartition(":")[2]), ports["admin"])
+
+
+def get(channel: grpc.Channel) -> data_pb2.GetResponse:
+    return data_pb2_grpc.DataStub(channel).Get(data_pb2.GetRequest(key=b"k"), timeout=10)
+
+
+def test_a_client_of_a_known_name_is_served_at_both_doors(door: Door) -> None:
+    client = door.files.client(ALLOWED)
+    with client.grpc(door.grpc) as channel:
+        put = data_pb2.PutRequest(key=b"k", value=b"v")
+        data_pb2_grpc.DataStub(channel).Put(put, timeout=10)
+        assert get(channel).value == b"v"
+    with client.redis(door.redis_port) as door_of_redis:
+        assert door_of_redis.get("k") == b"v"
+
+
+def test_a_client_of_another_name_is_told_so(door: Door) -> None:
+    client = door.files.client("other.example")
+    with client.grpc(door.grpc) as channel, pytest.raises(grpc.RpcError) as failed:
+        get(channel)
+    error = rich(failed.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "IDENTITY_REFUSED")
+    assert "other.example, which is not among tls_identities" in error.message
+    with client.redis(door.redis_port) as refused, pytest.raises(redis.RedisError) as said:
+        refused.get("k")
+    assert "other.example, which is not among tls_identities" in str(said.value)
+
+
+@pytest.mark.parametrize("wrong", ["expired", "another authority", "none at all"])
+def test_without_a_good_certificate_the_handshake_ends(door: Door, wrong: str) -> None:
+    if wrong == "expired":
+        later = LONG_AGO + dt.timedelta(days=1)
+        client = door.files.client(ALLOWED, not_before=LONG_AGO, not_after=later)
+    else:
+        client = door.files.client(ALLOWED, authority=trustme.CA())
+    if wrong == "none at all":
+        credentials = grpc.ssl_channel_credentials(client.root)
+        channel = grpc.secure_channel(door.grpc, credentials, options=CHANNEL_OPTIONS)
+    else:
+        channel = client.grpc(door.grpc)
+    with channel, pytest.raises(grpc.RpcError) as failed:
+        get(channel)
+    assert failed.value.code() is grpc.StatusCode.UNAVAILABLE
+    if wrong != "none at all":
+        with client.redis(door.redis_port) as refused, pytest.raises(redis.ConnectionError):
+            refused.get("k")
+
+
+def test_a_client_that_speaks_in_the_clear_gets_nowhere(door: Door) -> None:
+    with (
+        grpc.insecure_channel(door.grpc, options=CHANNEL_OPTIONS) as channel,
+        pytest.raises(grpc.RpcError),
+    ):
+        get(channel)
+    with socket.create_connection(("127.0.0.1", door.redis_port), timeout=5) as plain:
+        plain.sendall(b"*1\r\n$4\r\nPING\r\n")
+        assert not plain.recv(100).startswith(b"+")
+
+
+def test_new_files_serve_new_connections_and_the_old_ones_live_on(door: Door) -> None:
+    client = door.files.client(ALLOWED)
+    with client.grpc(door.grpc) as channel, client.redis(door.redis_port) as held:
+        get(channel)
+        number = held.client_id()
+        before = door.certificate()
+        door.files.renew()
+        wait_until(lambda: door.certificate() != before, "a new connection sees the new file")
+        assert held.client_id() == number  # the same connection
+        get(channel)
+        with client.redis(door.redis_port) as fresh:
+            assert fresh.client_id() != number
+
+
+def test_files_that_can_not_be_used_leave_the_old_ones_and_are_shown(door: Door) -> None:
+    before = door.certificate()
+    good = door.files.path("cert").read_bytes()
+    door.files.path("cert").write_bytes(b"no certificate")
+    wait_until(lambda: "tls: keeps the certificate it had" in door.ready(), "the bad file is shown")
+    assert door.certificate() == before
+    with door.files.client(ALLOWED).grpc(door.grpc) as channel:
+        get(channel)
+    door.files.path("cert").write_bytes(good)
+    wait_until(lambda: "tls" not in door.ready(), "all is well again")
