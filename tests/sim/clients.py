@@ -75,6 +75,7 @@ class Client:
         if op.value is not None and rng.random() < EXPIRY_SHARE:
             now_ms = START_MS + round(self._run.network.schedule.now * 1000)
             expires_at_ms = now_ms + rng.randint(1, 3000)
+        op.expires_at_ms = expires_at_ms
         self._ask(op, expires_at_ms)
 
     def _op(self, write: bool, key: bytes, level: int) -> Op:

@@ -4,11 +4,13 @@ A job is a generator that yields what it waits for: seconds, or questions to rep
 steps nothing of it is anywhere but in the store and on the replicas.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from random import Random
 from typing import NamedTuple, Protocol
 
 from replicas.version import WRITER_BYTES, HybridClock
+from tests.sim.hints import SimHintLog
+from tests.sim.history import History
 from tests.sim.network import Network, SimLink
 from tests.sim.server import START_MS, SimServer
 from tests.sim.store import Store
@@ -36,6 +38,12 @@ Answers = list[Answer | None]  # in the order of the questions; None: no answer
 Job = Generator[Request, Answers, None]
 
 
+class HasHintLog(Protocol):
+    """A sidecar host, as far as it reports its oldest hints."""
+
+    hints: SimHintLog
+
+
 class Surroundings(Protocol):
     """What a controller needs of the run."""
 
@@ -43,8 +51,13 @@ class Surroundings(Protocol):
     rng: Random
     servers: dict[int, SimServer]
     store: Store
+    history: History
     controller_dies: float  # the chance of it, at every step
     controller_sleeps: float
+
+    @property
+    def sidecars(self) -> Sequence[HasHintLog]:
+        """All hosts of sidecars."""
 
     def controller_ended(self, controller: "Controller") -> None:
         """It died, or found out that it does not lead any more."""

@@ -31,6 +31,7 @@ class Op:
     level: int
     began: int  # step
     value: bytes | None = None
+    expires_at_ms: int = 0  # of a write; 0: never
     began_s: float = 0.0
     due_s: float = 0.0  # it has to have ended by then
     ended: int = 0  # step; 0: not ended
@@ -108,6 +109,8 @@ class History:
     # keys that a read at QUORUM and one at ALL answered after the last fault
     read_at_quorum: frozenset[bytes] = frozenset()
     read_at_all: frozenset[bytes] = frozenset()
+    # tombstones that every owner was asked to drop: from which step on, and up to which version
+    purged: list[tuple[int, bytes]] = field(default_factory=list)
     over_s: float = float("inf")  # when the run was over
     step: int = 0
 

@@ -12,7 +12,18 @@ from buckets.topology import Node, NodeState
 from replicas.fence import Role
 from replicas.quorum import majority
 from tests.sim.controller import Answers, Controller, Request
-from tests.sim.jobs import begin_life, collect, copy_to, raise_fences, release
+from tests.sim.jobs import (
+    begin_life,
+    collect,
+    copy_to,
+    drop_leftovers,
+    heal,
+    places_of,
+    purged_through,
+    raise_fences,
+    release,
+    seen_by,
+)
 from tests.sim.register_jobs import pass_through
 from tests.sim.rules import RULES
 from tests.sim.store import Cursor
@@ -75,6 +86,9 @@ def _read_old(controller: Controller) -> Step:
             return False
         revision = store.revision
     begun = fenced & new
+    purged = yield from purged_through(controller, fenced)
+    if purged is None:
+        return store.leader == controller.name
     for owner in bucket.pending:
         if owner.node in old or not _trusted(controller, {owner.node}):
             continue
@@ -84,6 +98,7 @@ def _read_old(controller: Controller) -> Step:
             incarnation=owner.incarnation,
             life=store.node(owner.node).run_id,
             may_create=owner.node in fresh,
+            purged=purged,
         )
         if began is None:
             return join_anew(controller, owner.node, store.node(owner.node).run_id)
@@ -126,20 +141,16 @@ def _copy(
     sources = sorted(fenced)
     if RULES.sources:
         sources = controller.rng.sample(sources, RULES.sources)
+    places = places_of(controller, targets)
+    seen = yield from seen_by(places)
     records = yield from collect(controller, sources, RULES.sources or majority(old))
     complete: set[int] = set()
     if records is None:
         return complete
-    for number in sorted(targets):
-        owner = store.owner(number)
-        if owner is None:
-            continue
-        life = store.node(number).run_id
-        copied = yield from copy_to(
-            controller, number, records, incarnation=owner.incarnation, life=life
-        )
-        if copied:
-            complete.add(number)
+    for place in places:
+        if place.node in seen and (yield from copy_to(place, records, seen[place.node])):
+            complete.add(place.node)
+            yield from drop_leftovers(place, records)
     return complete
 
 
@@ -150,8 +161,13 @@ def _pass_through(
     pending = len(controller.store.bucket.pending)
     new = targets | controller.store.cursor.complete
     majorities = [(fenced, majority(old)), (new, majority(pending))]
-    passed = yield from pass_through(controller, sorted(fenced), majority(old), majorities)
-    return targets if passed else set()
+    places = places_of(controller, targets)
+    keys = yield from pass_through(controller, sorted(fenced), majority(old), majorities)
+    if keys is None:
+        return set()
+    for place in places:
+        yield from drop_leftovers(place, keys)
+    return targets
 
 
 def _read_new(controller: Controller) -> Step:
@@ -189,13 +205,8 @@ def _new(controller: Controller) -> Step:
         records = None
         if not store.linearizable:  # what is chosen stands with a majority of the new ones
             records = yield from collect(controller, [number], 1)
-        for target in sorted(fenced):
-            owner = store.owner(target)
-            if records and owner is not None:
-                life = store.node(target).run_id
-                yield from copy_to(
-                    controller, target, records, incarnation=owner.incarnation, life=life
-                )
+        for place in places_of(controller, fenced) if records else ():
+            yield from heal(place, records or {})
         yield from release(controller, number)
     if revision != store.revision:
         return store.leader == controller.name

@@ -22,7 +22,6 @@ class RegisterOp(Op):
     first: int = 0  # number of the first attempt
     expected: bytes | None = None  # the value that has to stand
     expected_version: bytes | None = None  # given: the version of that value
-    expires_at_ms: int = 0
     result: object = None
     known: bool = False  # `found` and `result` are; not of an answer from memory
 

@@ -5,7 +5,6 @@ product's own CASPaxos, makes a majority of whoever is to hold it accept it.
 from collections.abc import Generator, Iterable
 
 from replicas.commands import TIME, prepare_prefix, prepare_suffix, write_prefix, write_suffix
-from replicas.digest import EntriesStep, entries_command, parse_entries
 from replicas.quorum import Group
 from replicas.register import Action, Again, CasPaxos, Done, Route, Step, Why
 from replicas.register import Answer as Parsed
@@ -13,7 +12,7 @@ from replicas.register import Ask as Asked
 from replicas.replies import parse_accept, parse_prepare
 from replicas.scripts import SCRIPTS
 from tests.sim.controller import Answer, Answers, Ask, Controller, Request
-from tests.sim.jobs import LIMITS
+from tests.sim.jobs import LIMITS, listing, places_of
 from tests.sim.server import KEYS
 
 MAX_ATTEMPTS = 8
@@ -36,39 +35,31 @@ def ballot_floor(
 
 def pass_through(
     controller: Controller, sources: Iterable[int], need: int, majorities: list[Majority]
-) -> Generator[Request, Answers, bool]:
-    """Every key that `need` of the sources know of; whether all of them went through."""
+) -> Generator[Request, Answers, set[bytes] | None]:
+    """Every key that `need` of the sources know of; None: not all of them went through."""
     keys = yield from _keys_of(controller, sources, need)
-    if keys is None:
-        return False
-    for key in sorted(keys):
-        if not (yield from _Identity(controller, key, majorities).run()):
-            return False
-    return True
+    for key in sorted(keys or ()):
+        if not (yield from pass_key(controller, key, majorities)):
+            return None
+    return keys
+
+
+def pass_key(
+    controller: Controller, key: bytes, majorities: list[Majority]
+) -> Generator[Request, Answers, bool]:
+    """One key; whether it went through."""
+    return (yield from _Identity(controller, key, majorities).run())
 
 
 def _keys_of(
     controller: Controller, sources: Iterable[int], need: int
 ) -> Generator[Request, Answers, set[bytes] | None]:
-    store = controller.store
-    asks = []
-    for number in sources:
-        owner = store.owner(number)
-        if owner is not None:
-            command = entries_command(
-                KEYS,
-                store.bucket.epoch,
-                owner.incarnation,
-                cursor=b"0",
-                count=1000,
-                leaves=1,
-                wanted=[0],
-            )
-            asks.append(Ask(number, command, store.node(number).run_id))
-    answers = yield asks
-    steps = [parse_entries(each.reply) for each in answers if each is not None]
-    good = [step for step in steps if isinstance(step, EntriesStep)]
-    return {name[1:] for step in good for name in step.entries} if len(good) >= need else None
+    good: list[dict[bytes, bytes]] = []
+    for place in places_of(controller, sources):
+        names = yield from listing(place)
+        if names is not None:
+            good.append(names)
+    return {name[1:] for each in good for name in each} if len(good) >= need else None
 
 
 class _Identity:

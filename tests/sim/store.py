@@ -35,6 +35,7 @@ class Store:
         self.maps = [first]  # all that were published
         self.cursor = Cursor()
         self.leader = ""
+        self.repaired_ms = 0  # every owner had everything up to then
         self.changes: Counter[str] = Counter()  # what was committed, by kind
         self.publish: Callable[[], None] = lambda: None
         self._history = history

@@ -14,8 +14,19 @@ from replicas.commands import create_fence, entry_command
 from replicas.fence import Fence, Role, decode_fence
 from replicas.quorum import majority
 from tests.sim.controller import Answer, Answers, Ask, Controller, Job, Request
-from tests.sim.jobs import begin_life, collect, copy_to, raise_fences
+from tests.sim.jobs import (
+    Place,
+    begin_life,
+    collect,
+    copy_to,
+    drop_leftovers,
+    heal,
+    purged_through,
+    raise_fences,
+    seen_by,
+)
 from tests.sim.moves import join_anew, move
+from tests.sim.purging import maintain
 from tests.sim.register_jobs import ballot_floor, pass_through
 from tests.sim.rules import RULES
 from tests.sim.server import KEYS
@@ -87,7 +98,7 @@ def _settled_round(controller: Controller, lost: dict[int, bytes], behind: dict[
         yield from raise_fences(controller, behind)
     if cursor.target and not cursor.admitting:
         return (yield from move(controller))
-    return True
+    return (yield from maintain(controller))
 
 
 def _commit_node(controller: Controller, node: Node) -> bool:
@@ -156,29 +167,44 @@ def _take_back(controller: Controller, number: int, life: bytes) -> Step:
 def _restore(controller: Controller, node: Node, life: bytes, fenced: set[int]) -> Step:
     """Fence and records of a new life, from a majority of the others."""
     number, bucket = node.number, controller.store.bucket
-    began = yield from begin_life(controller, number, incarnation=node.incarnation, life=life)
-    records = yield from collect(controller, sorted(fenced), majority(len(bucket.owners)))
-    if not began or records is None:
+    place = Place(number, bucket.epoch, node.incarnation, life)
+    purged = yield from purged_through(controller, fenced)
+    if purged is None:
         return False
-    return (
-        yield from copy_to(controller, number, records, incarnation=node.incarnation, life=life)
+    began = yield from begin_life(
+        controller, number, incarnation=node.incarnation, life=life, purged=purged
     )
+    seen = yield from seen_by([place])
+    records = yield from collect(controller, sorted(fenced), majority(len(bucket.owners)))
+    if not began or records is None or number not in seen:
+        return False
+    copied = yield from copy_to(place, records, seen[number])
+    if copied:
+        yield from drop_leftovers(place, records)
+    return copied
 
 
 def _take_back_acceptor(controller: Controller, node: Node, life: bytes, fenced: set[int]) -> Step:
     """An acceptor that may have forgotten promises: a floor above them, and every key through an
     identity change by a majority of the others.
     """
-    floor = yield from ballot_floor(controller, node.number, life)
-    if floor is None:
+    store, number = controller.store, node.number
+    place = Place(number, store.bucket.epoch, node.incarnation, life)
+    floor = yield from ballot_floor(controller, number, life)
+    purged = yield from purged_through(controller, fenced)
+    if floor is None or purged is None:
         return False
     began = yield from begin_life(
-        controller, node.number, incarnation=node.incarnation, life=life, floor=floor
+        controller, number, incarnation=node.incarnation, life=life, purged=purged, floor=floor
     )
     if not began:
         return False
-    need = majority(len(controller.store.bucket.owners))
-    return (yield from pass_through(controller, sorted(fenced), need, [(fenced, need)]))
+    need = majority(len(store.bucket.owners))
+    keys = yield from pass_through(controller, sorted(fenced), need, [(fenced, need)])
+    if keys is None:
+        return False
+    yield from drop_leftovers(place, keys)
+    return True
 
 
 def _publish_life(controller: Controller, revision: int, node: Node) -> bool:
@@ -213,9 +239,8 @@ def _take_back_within_epoch(controller: Controller, number: int, life: bytes) ->
     records = yield from collect(controller, others, majority(len(store.bucket.owners)))
     if records is None:
         return store.leader == controller.name
-    copied = yield from copy_to(
-        controller, number, records, incarnation=owner.incarnation, life=life
-    )
+    place = Place(number, store.bucket.epoch, owner.incarnation, life)
+    copied = yield from heal(place, records)
     if not copied:
         return store.leader == controller.name
     node = replace(store.node(number), run_id=life, state=NodeState.ACTIVE, reason="")

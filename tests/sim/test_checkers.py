@@ -17,6 +17,7 @@ from tests.sim.checkers.no_lost_writes import no_lost_writes
 from tests.sim.checkers.no_time_travel import no_time_travel
 from tests.sim.checkers.not_applied import not_applied
 from tests.sim.checkers.sessions_monotonic import sessions_monotonic
+from tests.sim.checkers.stay_deleted import stay_deleted
 from tests.sim.history import FAILED, NOT_APPLIED, OK, PENDING, UNKNOWN, Ack, History, Op
 
 KEY = b"key"
@@ -369,3 +370,51 @@ def test_less_than_a_majority_is_found(numbers: tuple[int, ...]) -> None:
 def test_after_a_read_at_all_everyone_is_equal() -> None:
     assert convergence(converged(2, 2, 2, read_at_all=frozenset({KEY}))) == []
     assert len(convergence(converged(2, 2, 1, read_at_all=frozenset({KEY})))) == 1
+
+
+# --- purges
+
+
+def deleted(at: tuple[int, int], number: int, **more: Any) -> Op:
+    return put(at, number, value=None, **more)
+
+
+@pytest.mark.parametrize(
+    ("purged", "fine"),
+    [
+        ([(5, version(2))], True),
+        ([(9, version(2))], False),
+        ([(5, version(1))], False),
+        ([], False),
+    ],
+    ids=["its tombstone is gone", "later", "below it", "never"],
+)
+def test_what_was_deleted_may_be_found_as_never_written_once_it_is_purged(
+    purged: list[tuple[int, bytes]], fine: bool
+) -> None:
+    ops = [put((1, 2), 1), deleted((3, 4), 2), get((3, 4), 2, found=None), get((6, 7), 0)]
+    history = History(ops=ops, purged=purged)
+    assert (no_lost_writes(history) == []) is fine
+    assert (no_time_travel(history) == []) is fine
+
+
+def test_a_purge_does_not_explain_a_missing_value() -> None:
+    history = History(ops=[put((1, 2), 1), get((6, 7), 0)], purged=[(5, version(1))])
+    assert len(no_lost_writes(history)) == 1
+    history.ops[0].expires_at_ms = 5
+    assert no_lost_writes(history) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "bound", "fine"), [(1, 2, False), (2, 2, True), (3, 2, True), (1, 1, True)]
+)
+def test_nothing_deleted_comes_back_once_the_tombstone_is_gone(
+    number: int, bound: int, fine: bool
+) -> None:
+    history = History(
+        ops=[put((1, 2), 1), deleted((3, 4), 2)],
+        purged=[(5, version(bound))],
+        stored={3: {KEY: encode_record(version(number), b"v")}},
+        final_owners=(1, 2, 3),
+    )
+    assert (stay_deleted(history) == []) is fine

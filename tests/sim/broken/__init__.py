@@ -23,7 +23,7 @@ from tests.sim.broken.registers import (
     prepare_on_read_needs,
     refused_without_identity,
 )
-from tests.sim.broken.repairs import life_without_epoch, one_source
+from tests.sim.broken.repairs import life_without_epoch, one_source, purge_unrepaired
 from tests.sim.broken.sessions import no_comparison
 from tests.sim.broken.settling import no_write_back, write_back_to_read_only
 
@@ -51,6 +51,7 @@ VARIANTS: dict[str, Variant] = {
     "not-applied-unproved": Variant(not_applied_unproved),
     "one-majority": Variant(one_majority),
     "one-copy-source": Variant(one_source, "missed_then_moved"),
+    "purge-without-repaired-through": Variant(purge_unrepaired, "unreachable"),
     "tally-across-epochs": Variant(tally_across_epochs),
     "acceptor-forgets": Variant(acceptor_forgets, mode=Mode.LINEARIZABLE),
     "prepare-on-read-needs": Variant(prepare_on_read_needs, "half_moved", mode=Mode.LINEARIZABLE),

@@ -15,6 +15,13 @@ def life_without_epoch() -> Iterator[None]:
 
 
 @contextmanager
+def purge_unrepaired() -> Iterator[None]:
+    """Tombstones are purged once they are old, whoever lacks them."""
+    with patched(RULES, purge_unrepaired=True):
+        yield
+
+
+@contextmanager
 def one_source() -> Iterator[None]:
     """A move copies from one owner."""
     with patched(RULES, sources=1):

@@ -20,6 +20,7 @@ from tests.sim.checkers.no_lost_writes import no_lost_writes
 from tests.sim.checkers.no_time_travel import no_time_travel
 from tests.sim.checkers.not_applied import not_applied
 from tests.sim.checkers.sessions_monotonic import sessions_monotonic
+from tests.sim.checkers.stay_deleted import stay_deleted
 from tests.sim.checkers.version_order import version_order
 from tests.sim.history import History
 
@@ -35,6 +36,7 @@ CHECKERS: tuple[Checker, ...] = (
     ends,
     growing_versions,
     convergence,
+    stay_deleted,
 )
 
 REGISTER_CHECKERS: tuple[Checker, ...] = (
@@ -46,6 +48,7 @@ REGISTER_CHECKERS: tuple[Checker, ...] = (
     chosen,
     ends,
     convergence,
+    stay_deleted,
 )
 
 

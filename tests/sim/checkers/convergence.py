@@ -19,7 +19,12 @@ def convergence(history: History) -> list[str]:
             if op.client == "judge" and op.key == key and op.outcome == OK
         ]
         newest = max(answered, default=b"")
-        holders = [node for node, records in held.items() if _version(records, key) >= newest]
+        gone = newest <= max((bound for _, bound in history.purged), default=b"")
+        holders = [
+            node
+            for node, records in held.items()
+            if _version(records, key) >= newest or (gone and key not in records)
+        ]
         if len(holders) <= history.owner_count // 2:
             found.append(f"{key!r} {short(newest)} was read, and stands on {holders} alone")
     for key in sorted(history.read_at_all):

@@ -4,18 +4,20 @@ Seen means: it, or a version above it, a tombstone too. "Not found" without any 
 replicas that forgot, is the worst case of this one.
 """
 
+from tests.sim.checkers.purged import Purges
 from tests.sim.history import OK, History, Op
 
 
 def no_lost_writes(history: History) -> list[str]:
     """Reads that missed a write which was acknowledged before they began."""
-    found = []
+    found, purges = [], Purges(history)
     for key in sorted({op.key for op in history.ops}):
         ops = [op for op in history.ops if op.key == key and op.outcome == OK and op.strong]
         writes = sorted((op for op in ops if op.write), key=lambda op: op.ended)
         for read in (op for op in ops if not op.write):
             newest = _newest_before(writes, read)
-            if newest is not None and read.version < newest.version:
+            lost = newest is not None and read.version < newest.version
+            if newest is not None and lost and not purges.explain(read, newest.version):
                 found.append(f"{read} missed {newest}")
     return found
 
