@@ -87,6 +87,17 @@ class Accept(NamedTuple):
     raw: bytes
 
 
+class Absent(NamedTuple):
+    """A replica answered a read of a key of which it has no record; `fence` as it showed it."""
+
+    step: int
+    node: int
+    life: bytes
+    asker: str
+    key: bytes
+    fence: bytes | None
+
+
 @dataclass
 class History:
     """One run."""
@@ -95,6 +106,7 @@ class History:
     linearizable: bool = False  # the keys are: `ops` are register_history.RegisterOps
     acks: list[Ack] = field(default_factory=list)
     accepts: list[Accept] = field(default_factory=list)  # the same of linearizable keys
+    absents: list[Absent] = field(default_factory=list)
     # life -> the step at which the published map first named it as trusted
     trusted: dict[bytes, int] = field(default_factory=dict)
     # (key, version) of writes at level ANY that a sidecar had on disk

@@ -6,7 +6,7 @@ from buckets.bucket_map import Durability, KeyspaceSettings, Mode
 from replicas.fake import FakeReplica, State
 from replicas.layout import USER_PREFIX, bucket_keys
 from replicas.replies import APPLIED, SUPERSEDED
-from tests.sim.history import Accept, Ack, History, short
+from tests.sim.history import Absent, Accept, Ack, History, short
 from tests.sim.network import SimLink
 from tests.sim.trace import Trace
 
@@ -85,6 +85,7 @@ class SimServer:
         self.paused = False
         self.offset_ms = 0
         self.links: list[SimLink] = []
+        self._history = history
         self.replica = WatchedReplica(self._life(1), number, history)
         # The life that holds everything its predecessor had acknowledged, as whoever stopped the
         # server or its append-only file vouches for.
@@ -114,11 +115,20 @@ class SimServer:
     def execute(self, command: bytes, asker: str) -> object:
         """The reply to a command that has arrived."""
         reply = self.replica.execute(command, self.wall_ms)
+        if isinstance(reply, list) and len(reply) == 2 and reply[1] is None:
+            self._note_absent(command, asker, reply[0])
         if self._trace.on:
             held = {key.decode(): short(raw[8:24]) for key, raw in sorted(self.records().items())}
             what = "EVALSHA" if b"EVALSHA" in command[:20] else "HMGET"
             self._trace(self.name, "answers %s (%s); holds %s", asker, what, held)
         return reply
+
+    def _note_absent(self, command: bytes, asker: str, fence: bytes | None) -> None:
+        """Of reads; a map entry may be missing too."""
+        name = command.rsplit(b"\r\n", 2)[-2]
+        if command.startswith(b"*4\r\n$5\r\nHMGET") and name.startswith(USER_PREFIX):
+            step, life = self._history.next_step(), self.replica.run_id
+            self._history.absents.append(Absent(step, self.number, life, asker, name[1:], fence))
 
     # --- lives
 

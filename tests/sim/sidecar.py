@@ -23,13 +23,13 @@ from sidecar.errors import DataError
 from tests.sim.hints import SimHintLog
 from tests.sim.history import FAILED, OK, UNKNOWN, History, Op
 from tests.sim.network import Network, SimLink
+from tests.sim.probing import probe, watch
 from tests.sim.register_asking import ask
 from tests.sim.register_history import RegisterOp
 from tests.sim.server import KEYS, KEYSPACE, START_MS, SimServer
 from tests.support.lanes import fast_lane
 
 TICK_S = 0.02
-FROZEN_AFTER_S = 1.5
 LOOK_AFTER_S = 0.25  # between looks for replicas that do not answer
 LONGEST_BACKOFF_S = 0.3
 SESSION_KEYS = SessionKeys("sim", [b"what all sidecars share"])
@@ -125,22 +125,18 @@ class SimSidecar:
         if not self.frozen:
             self.core.tick()
             self.clock.keep_ahead()
+            watch(self, self._schedule.now)
         # Nothing is to be ended while nothing is under way.
         self._ticking = bool(self._active)
         if self._ticking:
             self._schedule.after(TICK_S, self._tick, process)
 
     def _look(self, process: int) -> None:
-        """Closes connections that leave requests unanswered; lets replicas be chosen anew."""
+        """Looks after its replicas."""
         if process != self._processes:
             return
         if not self.frozen and self.alive:
-            long_ago_s = self._schedule.now - FROZEN_AFTER_S
-            for link in list(self.links.values()):
-                oldest_s = link.oldest_sent_s
-                if oldest_s is not None and oldest_s < long_ago_s:
-                    link.close()
-            self.core.health_changed()
+            probe(self, self._schedule)
         self._schedule.after(LOOK_AFTER_S, self._look, process)
 
     # --- the map

@@ -124,11 +124,11 @@ def test_a_later_write_below_an_earlier_one_changes_nothing() -> None:
 # --- sessions
 
 
-def met(*ops: Op) -> list[str]:
+def met(*ops: Op, **more: Any) -> list[str]:
     """What the checker finds when all of these are of one session."""
     for one in ops:
         one.token = b"token"
-    return sessions_monotonic(History(ops=list(ops)))
+    return sessions_monotonic(History(ops=list(ops), **more))
 
 
 def test_a_session_that_goes_forward_is_fine() -> None:
@@ -154,11 +154,15 @@ def test_sessions_and_keys_have_nothing_to_do_with_each_other() -> None:
     assert sessions_monotonic(History(ops=[put((1, 2), 2), get((3, 4), 1)])) == []
 
 
-def test_what_was_deleted_since_may_leave_no_trace() -> None:
-    deleted = put((1, 2), 3, client="c2", value=None)
-    assert met(put((1, 2), 2), deleted, get((3, 4), 0)) == []
-    deleted.outcome = NOT_APPLIED
-    assert len(met(put((1, 2), 2), deleted, get((3, 4), 0))) == 1
+def test_what_was_deleted_since_and_purged_may_leave_no_trace() -> None:
+    ops, purged = (
+        [put((1, 2), 2), put((1, 2), 3, client="c2", value=None), get((3, 5), 0)],
+        version(3),
+    )
+    assert met(*ops, purged=[(4, purged)]) == []
+    assert len(met(*ops)) == 1
+    ops[1].outcome = NOT_APPLIED
+    assert len(met(*ops, purged=[(4, purged)])) == 1
 
 
 # --- time travel

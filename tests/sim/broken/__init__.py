@@ -15,7 +15,13 @@ from tests.sim.broken.acknowledgements import (
     tally_across_epochs,
     untrusted_counted,
 )
-from tests.sim.broken.fences import create_and_raise, no_epoch_check, no_fence, no_incarnations
+from tests.sim.broken.fences import (
+    absent_without_fence,
+    create_and_raise,
+    no_epoch_check,
+    no_fence,
+    no_incarnations,
+)
 from tests.sim.broken.records import no_checksum
 from tests.sim.broken.registers import (
     acceptor_forgets,
@@ -39,6 +45,7 @@ class Variant:
 
 VARIANTS: dict[str, Variant] = {
     "no-fence": Variant(no_fence),
+    "absent-without-fence": Variant(absent_without_fence),
     "no-epoch-check-at-end": Variant(no_epoch_check),
     "no-incarnation-check": Variant(no_incarnations, "rotation"),
     "create-and-raise": Variant(create_and_raise, "rotation"),

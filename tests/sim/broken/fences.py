@@ -29,6 +29,18 @@ def no_fence() -> Iterator[None]:
 
 
 @contextmanager
+def absent_without_fence() -> Iterator[None]:
+    """To a reader a replica without the bucket is one without the key."""
+    good_before = Route.fence_is_good
+
+    def good(self: Route, slot: int, raw: bytes | None) -> bool:
+        return raw is None or good_before(self, slot, raw)
+
+    with patched(Route, fence_is_good=good):
+        yield
+
+
+@contextmanager
 def no_epoch_check() -> Iterator[None]:
     """A coordinator does not look at its own epoch once more before it answers."""
     with patched(Coordinator, epoch_moved=lambda self, route: False):

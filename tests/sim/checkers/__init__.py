@@ -19,6 +19,7 @@ from tests.sim.checkers.never_denied import never_denied
 from tests.sim.checkers.no_lost_writes import no_lost_writes
 from tests.sim.checkers.no_time_travel import no_time_travel
 from tests.sim.checkers.not_applied import not_applied
+from tests.sim.checkers.not_found_by_holders import not_found_by_holders
 from tests.sim.checkers.sessions_monotonic import sessions_monotonic
 from tests.sim.checkers.stay_deleted import stay_deleted
 from tests.sim.checkers.version_order import version_order
@@ -37,6 +38,7 @@ CHECKERS: tuple[Checker, ...] = (
     growing_versions,
     convergence,
     stay_deleted,
+    not_found_by_holders,
 )
 
 REGISTER_CHECKERS: tuple[Checker, ...] = (

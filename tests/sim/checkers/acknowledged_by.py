@@ -39,8 +39,6 @@ def acknowledged_by(history: History) -> list[str]:
 
 def groups(op: Op, bucket: Bucket, level: int) -> list[tuple[set[Owner], int]]:
     """Who must have acknowledged at a level: sets of owners, and how many of each."""
-    members = list(dict.fromkeys(bucket.owners + bucket.pending))
-    zone = dict(zip(members, op.zones, strict=True))
     old, new = set(bucket.owners), set(bucket.pending or bucket.owners)
     sets = {
         Stage.OLD: [old],
@@ -48,22 +46,27 @@ def groups(op: Op, bucket: Bucket, level: int) -> list[tuple[set[Owner], int]]:
         Stage.WRITE_BOTH_READ_NEW: [old, new],
         Stage.NEW: [new],
     }[bucket.stage]
-    found = []
-    for owners in sets:
-        local = {owner for owner in owners if zone[owner] == op.zone}
-        match Consistency(level):
-            case Consistency.ONE | Consistency.ANY:
-                found.append((owners, 1))
-            case Consistency.LOCAL_ONE:
-                found.append((local, 1))
-            case Consistency.QUORUM:
-                found.append((owners, len(owners) // 2 + 1))
-            case Consistency.LOCAL_QUORUM:
-                found.append((local, len(local) // 2 + 1))
-            case Consistency.ALL:
-                found.append((owners, len(owners)))
-            case Consistency.EACH_QUORUM:
-                for each in sorted({zone[owner] for owner in owners}):
-                    part = {owner for owner in owners if zone[owner] == each}
-                    found.append((part, len(part) // 2 + 1))
-    return found
+    return [group for owners in sets for group in groups_of(op, bucket, owners, level)]
+
+
+def groups_of(
+    op: Op, bucket: Bucket, owners: set[Owner], level: int
+) -> list[tuple[set[Owner], int]]:
+    """The same of one set of owners."""
+    members = list(dict.fromkeys(bucket.owners + bucket.pending))
+    zone = dict(zip(members, op.zones, strict=True))
+    local = {owner for owner in owners if zone[owner] == op.zone}
+    match Consistency(level):
+        case Consistency.LOCAL_ONE:
+            return [(local, 1)]
+        case Consistency.QUORUM:
+            return [(owners, len(owners) // 2 + 1)]
+        case Consistency.LOCAL_QUORUM:
+            return [(local, len(local) // 2 + 1)]
+        case Consistency.ALL:
+            return [(owners, len(owners))]
+        case Consistency.EACH_QUORUM:
+            zones = sorted({zone[owner] for owner in owners})
+            parts = [{owner for owner in owners if zone[owner] == each} for each in zones]
+            return [(part, len(part) // 2 + 1) for part in parts]
+    return [(owners, 1)]
