@@ -13,8 +13,9 @@ class Purges:
         self._ends: dict[bytes, list[bytes]] = defaultdict(list)  # by key: versions that end
         for op in history.ops:
             if op.write and op.outcome != NOT_APPLIED and (op.value is None or op.expires_at_ms):
-                # Nobody knows the version of an unknown change of a linearizable key.
                 self._ends[op.key].append(op.version)
+            if history.linearizable and op.write and op.expires_at_ms:
+                self._ends[op.key].append(b"")  # its tombstone has a ballot that nobody was told
 
     def explain(self, read: Op, version: bytes) -> bool:
         """Whether `read` may have found nothing, although `version` was there before: a tombstone
