@@ -416,7 +416,7 @@ class Faults:
             return False
         server.replica.state = State()
         self._run.trace("fault", "%s is flushed", server.name)
-        if self._rng.random() < 0.3:
+        if self._rng.random() < 0.5:
             self._later(0.0, 0.1, self.new_epoch)
         return True
 
