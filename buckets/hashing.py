@@ -4,6 +4,8 @@ Buckets are contiguous ranges of the hash space, so that a bucket can be split w
 the others. With a power of two of equal buckets the bucket is the hash's high bits.
 """
 
+from collections.abc import Iterable
+
 from xxhash import xxh3_64_intdigest
 
 HASH_BITS = 64
@@ -31,6 +33,11 @@ def key_hash(key: bytes) -> int:
     if b"{" in key:
         key = hash_tag(key)
     return xxh3_64_intdigest(key)
+
+
+def bucket_ids(keys: Iterable[bytes], shift: int) -> list[int]:
+    """The buckets of many keys: `key_hash(key) >> shift` of each."""
+    return [xxh3_64_intdigest(hash_tag(key) if b"{" in key else key) >> shift for key in keys]
 
 
 def bucket_shift(buckets: int) -> int:

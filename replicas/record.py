@@ -165,11 +165,11 @@ def live_values(
         if raw is None:
             values.append(None)
             continue
-        body = raw[CHECKSUM_BYTES:]
-        if body[VERSION_BYTES : VERSION_BYTES + 1] == b"\x00":
-            if sha1(body).digest()[:CHECKSUM_BYTES] != raw[:CHECKSUM_BYTES]:
+        body = raw[8:]
+        if len(raw) >= HEADER_BYTES and not raw[FLAGS_AT]:
+            if sha1(body).digest()[:8] != raw[:8]:
                 return None
-            values.append(body[VERSION_BYTES + 1 :])
+            values.append(raw[25:])
         else:
             record = decode_record(raw)
             if record is None or record.flags & FLAG_LINEARIZABLE:

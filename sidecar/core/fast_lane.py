@@ -15,7 +15,7 @@ from itertools import chain, cycle, repeat
 from typing import Any, Final, Protocol
 
 from buckets.bucket_map import Consistency
-from buckets.hashing import key_hash
+from buckets.hashing import bucket_ids
 from replicas.commands import read_command
 from replicas.layout import MAX_KEY_BYTES
 from replicas.link import Link, ReplySink
@@ -93,20 +93,24 @@ class Target:
         return True
 
 
-class ReadBatch:
-    """Reads of single keys that came together. One of two ends it, once, perhaps before
-    `Coordinator.read_batch` has returned:
-
-    `done(batch)`: every key was read. `raws` are the records' bytes, `values` what a reader is
-    given now, key by key; None: not there.
-    `instead(batch, reads)`: each key is read by itself from here on; whoever is told sets the
-    reads' `done` before returning.
+class Asker(Protocol):
+    """Who hands in batches. One of the two is called for each, once, perhaps before
+    `Coordinator.read_batch` has returned.
     """
 
+    def batch_read(self, batch: "ReadBatch") -> None:
+        """Every key was read: see `raws` and `values`."""
+
+    def batch_dissolved(self, batch: "ReadBatch", reads: list[Read]) -> None:
+        """Each key is read by itself from here on; set the reads' `done` before returning."""
+
+
+class ReadBatch:
+    """Reads of single keys that came together."""
+
     __slots__ = (
+        "asker",
         "deadline",
-        "done",
-        "instead",
         "keys",
         "keyspace",
         "lane",
@@ -123,28 +127,23 @@ class ReadBatch:
     )
 
     def __init__(
-        self,
-        keyspace: str,
-        keys: list[bytes],
-        *,
-        level: int,
-        deadline: float,
-        done: Callable[["ReadBatch"], None],
-        instead: Callable[["ReadBatch", list[Read]], None],
+        self, asker: Asker, keyspace: str, keys: list[bytes], level: int, deadline: float
     ) -> None:
+        self.asker = asker
         self.keyspace = keyspace
         self.keys = keys
         self.level = level  # as in Read
         self.deadline = deadline  # loop time, seconds
-        self.done = done
-        self.instead = instead
-        self.tag: Any = None  # the door's own
-        # The lane's own, set by begin. Requests are numbered: `width` of them for each key.
+        self.tag: Any = None  # the asker's own
+        # Key by key, once it was read: what a reader is given now. None: not there.
+        self.values: list[bytes | None]
+        # Of its requests, numbered: `width` for each key. Once it was read: the record's bytes
+        # or None, key by key.
+        self.raws: list[Any]
+        # The lane's own.
         self.lane: FastLane
         self.width: int
         self.targets: list[Target]  # one a request
-        self.raws: list[Any]  # one a request, until the end
-        self.values: list[bytes | None]
         self.left: int  # requests without a reply
         self.sent: int  # requests that a link has taken
         self.sent_at: float
@@ -152,8 +151,7 @@ class ReadBatch:
 
     def cancel(self) -> None:
         """Nobody waits for it any more: its end will be quiet."""
-        self.done = _nobody
-        self.instead = _nobody_instead
+        self.asker = _NOBODY
 
     def on_reply(self, number: int, reply: Any, link: Link) -> None:
         """A replica answered `HMGET data fence key`."""
@@ -204,31 +202,34 @@ class FastLane:
         self._wall_ms = wall_ms
         self._aims: dict[str, dict[int, _Aims | None]] = {}
         self._flying: list[ReadBatch] = []
+        self._newest = b""  # version that the clock was told of
 
     def begin(self, batch: ReadBatch) -> bool:
         """Ask for all keys of `batch`; False: nothing was begun, read each key by itself."""
         core, keys = self._core, batch.keys
-        aims = self._aims_of(batch)
-        if aims is None or core.active + len(keys) > core.admission.limit:
+        try:
+            aims = self._aims[batch.keyspace][batch.level]
+        except KeyError:
+            aims = self._make_aims(batch)
+        count = len(keys)
+        if aims is None or core.active + count > core.admission.limit:
             return False
-        if not all(keys) or max(map(len, keys)) > MAX_KEY_BYTES:
-            return False
-        shift, by_bucket = aims.shift, aims.by_bucket
+        by_bucket = aims.by_bucket
         targets: list[Target] = []
-        for key in keys:
-            bucket = key_hash(key) >> shift
+        for bucket in bucket_ids(keys, aims.shift):
             targets += next(by_bucket[bucket] or aims.take_aim(bucket, core.health_age))
-        batch.width = width = aims.width
-        if not width or len(targets) != width * len(keys):
+        width = aims.width
+        if not width or len(targets) != width * count or not _all_valid(keys):
             return False
         batch.lane = self
         batch.level = aims.level
+        batch.width = width
         batch.targets = targets
         batch.left = len(targets)
         batch.raws = [_UNHEARD] * len(targets)
         batch.sent_at = core.begin_turn()
-        core.active += len(keys)
-        core.counters.reads += len(keys)
+        core.active += count
+        core.counters.reads += count
         self._flying.append(batch)
         self._send(batch)
         return True
@@ -250,14 +251,11 @@ class FastLane:
             number += 1
         batch.sent = number
 
-    def _aims_of(self, batch: ReadBatch) -> "_Aims | None":
-        by_level = self._aims.get(batch.keyspace)
-        if by_level is None:
-            by_level = self._aims[batch.keyspace] = {}
-        if batch.level not in by_level:
-            table = self._core.tunable_table(batch.keyspace)
-            by_level[batch.level] = _Aims(table, batch.level) if table is not None else None
-        return by_level[batch.level]
+    def _make_aims(self, batch: ReadBatch) -> "_Aims | None":
+        table = self._core.tunable_table(batch.keyspace)
+        made = _Aims(table, batch.level) if table is not None else None
+        self._aims.setdefault(batch.keyspace, {})[batch.level] = made
+        return made
 
     def heard_all(self, batch: ReadBatch) -> None:
         """Every replica has replied with a good fence: the end, if all agree on valid records."""
@@ -274,10 +272,12 @@ class FastLane:
         core, count = self._core, len(raws)
         batch.raws = raws
         batch.values, newest = found
-        core.clock.merge(newest)
+        if newest > self._newest:
+            self._newest = newest
+            core.clock.merge(newest)
         core.active -= count
         core.read_latency.observe_many(core.elapsed_s(batch.sent_at), count)
-        batch.done(batch)
+        batch.asker.batch_read(batch)
 
     def dissolve(self, batch: ReadBatch) -> list[ReadRun]:
         """Have each key read by itself, from where the batch is; returns who reads."""
@@ -290,7 +290,7 @@ class FastLane:
             ReadRun(core, read, target.route, target.needs)
             for read, target in zip(reads, targets[::width], strict=True)
         ]
-        batch.instead(batch, reads)
+        batch.asker.batch_dissolved(batch, reads)
         for at, run in enumerate(runs):
             run.sent_at = batch.sent_at
             core.watch(run)
@@ -363,6 +363,10 @@ class _Aims:
         return cycle(sets[turn:] + sets[:turn])
 
 
+def _all_valid(keys: list[bytes]) -> bool:
+    return all(keys) and max(map(len, keys)) <= MAX_KEY_BYTES
+
+
 def _meets(groups: Needs, plan: tuple[int, ...]) -> bool:
     return tally(groups, sum(1 << slot for slot in plan), 0) == REACHED
 
@@ -396,5 +400,14 @@ def _nobody(_ended: object) -> None:
     """The `done` of what nobody waits for."""
 
 
-def _nobody_instead(_batch: ReadBatch, _reads: list[Read]) -> None:
-    """The `instead` of what nobody waits for."""
+class _Nobody:
+    """The asker of what nobody waits for."""
+
+    def batch_read(self, batch: ReadBatch) -> None:
+        """It was read in vain."""
+
+    def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
+        """So are they."""
+
+
+_NOBODY: Final = _Nobody()

@@ -161,10 +161,8 @@ class Session:
         "name",
         "nil",
         "on_derived",
-        "on_dissolved",
         "on_modified",
         "on_value",
-        "on_values",
         "on_write",
         "out",
         "output_paused",
@@ -196,8 +194,6 @@ class Session:
         # Bound once: a bound method for each request is an allocation for each request.
         self.read_batch = door.backend.read_batch
         self.on_value = self._on_value
-        self.on_values = self._on_values
-        self.on_dissolved = self._on_dissolved
         self.on_derived = self._on_derived
         self.on_write = self._on_write
         self.on_modified = self._on_modified
@@ -351,14 +347,7 @@ class Session:
         count = len(keys)
         self.door.counters.calls[Family.READ] += count
         if not self.muted and self.tokens is None:
-            batch = ReadBatch(
-                self.keyspace,
-                keys,
-                level=self.level,
-                deadline=self.deadline,
-                done=self.on_values,
-                instead=self.on_dissolved,
-            )
+            batch = ReadBatch(self, self.keyspace, keys, self.level, self.deadline)
             self.pending.append(batch)
             self.gathering += count
             if self.read_batch(batch):
@@ -432,7 +421,8 @@ class Session:
         if self.muted > 0:
             self.muted -= 1
 
-    def _on_values(self, batch: ReadBatch) -> None:
+    def batch_read(self, batch: ReadBatch) -> None:
+        """Part of Asker."""
         nil = self.nil
         batch.tag = [
             nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
@@ -442,8 +432,8 @@ class Session:
         if self.pending[0] is batch:
             self._release()
 
-    def _on_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
-        """What was one batch is single reads from now on, in its place."""
+    def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
+        """Part of Asker: they take its place."""
         for op in reads:
             op.done = self.on_value
         self.gathering -= len(reads)

@@ -4,16 +4,18 @@ What a peer declares is never believed: memory is taken for bytes that have arri
 is compared with its limit before anything is done about it.
 
 Two ways through. The fast one splits a whole chunk at CRLF and checks the pieces against their
-headers: 0.4 us a command, where hiredis needs 0.14 but allocates by the declared length of an array
-(8 bytes an element, nested nine deep) and takes any reply for a request. The careful one keeps its
-place between chunks, so that a command that dribbles in byte by byte costs time in proportion to
-its length. A chunk takes the fast way at most once: a stream that needs the careful way for every
+headers, all commands at once where they are alike: 0.3 us a command in a pipeline of GETs, 0.5 us
+otherwise. (hiredis needs 0.14, but allocates by the declared length of an array, 8 bytes an
+element, nested nine deep, and takes any reply for a request.) The careful one keeps its place
+between chunks, so that a command that dribbles in byte by byte costs time in proportion to its
+length. A chunk takes the fast way at most once: a stream that needs the careful way for every
 command would otherwise be split anew for each of them.
 """
 
 from sidecar.wire.resp_inline import UnbalancedQuotesError, split_inline
 
 _SHORT = 1024
+_WORTH_COLUMNS = 20  # pieces of a chunk: four GETs
 _HEADERS = tuple(b"$%d" % size for size in range(_SHORT))
 _COUNTS = {b"*%d" % count: count for count in range(1, 65)}
 _HEADER_LINE_BYTES = 64  # "*" or "$", a number, some slack
@@ -106,8 +108,8 @@ class RequestParser:
     def _fast(self, data: bytes, commands: list[Command]) -> bytes:
         """Take whole commands off `data` while nothing is odd; return what is left."""
         parts = data.split(b"\r\n")
-        at = 0
         last = len(parts) - 1
+        at = self._alike(parts, commands) if last >= _WORTH_COLUMNS else 0
         headers = _HEADERS
         while at < last:
             count = _COUNTS.get(parts[at]) or self._count(parts[at])
@@ -124,6 +126,25 @@ class RequestParser:
             commands.append(args)
             at = end
         return b"\r\n".join(parts[at:]) if at < last else parts[last]
+
+    def _alike(self, parts: list[bytes], commands: list[Command]) -> int:
+        """Take commands of one shape column by column, if there are no others: as pipelines mostly
+        are. Returns how many of `parts` they are, or 0.
+        """
+        count = _COUNTS.get(parts[0], 0)
+        width = 1 + 2 * count
+        last = len(parts) - 1
+        if not count or count > self.max_args or last % width:
+            return 0
+        if parts[:last:width].count(parts[0]) * width != last:
+            return 0
+        columns = [parts[place::width] for place in range(2, width, 2)]
+        for place, column in enumerate(columns):
+            headers = parts[1 + 2 * place : last : width]
+            if max(map(len, column)) >= _SHORT or headers != [_HEADERS[len(a)] for a in column]:
+                return 0
+        commands += map(list, zip(*columns, strict=True))
+        return last
 
     def _count(self, line: bytes) -> int:
         """Arguments that `line` declares; 0 when it is not for the fast way."""

@@ -18,24 +18,31 @@ def general_lane(core: Coordinator, op: Read) -> None:
 def fast_lane(core: Coordinator, op: Read) -> None:
     """As a batch of one key, as far as that goes; `op` ends like any other."""
 
-    def done(batch: ReadBatch) -> None:
-        [raw], [value] = batch.raws, batch.values
+    if not core.read_batch(ReadBatch(_One(op), op.keyspace, [op.key], op.level, op.deadline)):
+        core.read(op)
+
+
+class _One:
+    """Asks for the one key of `op`."""
+
+    def __init__(self, op: Read) -> None:
+        self._op = op
+
+    def batch_read(self, batch: ReadBatch) -> None:
+        """Part of Asker."""
+        op, [raw], [value] = self._op, batch.raws, batch.values
         record = decode_record(raw) if raw is not None else None
         op.version = record.version if record is not None else b""
         op.record = record if value is not None else None
         op.acks = batch.width
         op.done(op)
 
-    def instead(batch: ReadBatch, reads: list[Read]) -> None:
+    def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
+        """Part of Asker."""
         [read] = reads
-        read.done = single_done
+        read.done = self._read_done
 
-    def single_done(read: Read) -> None:
+    def _read_done(self, read: Read) -> None:
+        op = self._op
         op.record, op.version, op.error, op.acks = read.record, read.version, read.error, read.acks
         op.done(op)
-
-    batch = ReadBatch(
-        op.keyspace, [op.key], level=op.level, deadline=op.deadline, done=done, instead=instead
-    )
-    if not core.read_batch(batch):
-        core.read(op)

@@ -97,7 +97,7 @@ class MemoryCoordinator:
             record.value if record and record.live(now_ms) else None for record in found
         ]
         self.batches.append(batch)
-        self._answer(batch)
+        self._soon(lambda: batch.asker.batch_read(batch))
         return True
 
     def dissolve(self, batch: ReadBatch) -> None:
@@ -106,7 +106,7 @@ class MemoryCoordinator:
             Read(batch.keyspace, key, level=batch.level, deadline=batch.deadline, done=_nobody)
             for key in batch.keys
         ]
-        batch.instead(batch, reads)
+        batch.asker.batch_dissolved(batch, reads)
         for op in reads:
             self.read(op)
 
@@ -229,11 +229,14 @@ class MemoryCoordinator:
         for at in order or range(len(held)):
             held[at]()
 
-    def _answer(self, op: Read | Write | Modify | ReadBatch) -> None:
+    def _answer(self, op: Read | Write | Modify) -> None:
+        self._soon(lambda: op.done(op))  # type: ignore[arg-type]
+
+    def _soon(self, answer: Callable[[], None]) -> None:
         if self.held is None:
-            op.done(op)  # type: ignore[arg-type]
+            answer()
         else:
-            self.held.append(lambda: op.done(op))  # type: ignore[arg-type]
+            self.held.append(answer)
 
     def _apply(self, op: Write) -> None:
         data = self._data[op.keyspace]

@@ -36,20 +36,14 @@ class Batch:
     def __init__(self, cluster: FakeCluster, keys: Iterable[bytes], level: int) -> None:
         self.ends = 0
         self.reads: list[Read] = []  # what it became
-        self.batch = ReadBatch(
-            KEYSPACE,
-            list(keys),
-            level=level,
-            deadline=cluster.now_s + TIMEOUT_S,
-            done=self._done,
-            instead=self._instead,
-        )
+        deadline = cluster.now_s + TIMEOUT_S
+        self.batch = ReadBatch(self, KEYSPACE, list(keys), level, deadline)
         self.begun = cluster.sidecar.core.read_batch(self.batch)
 
-    def _done(self, batch: ReadBatch) -> None:
+    def batch_read(self, batch: ReadBatch) -> None:
         self.ends += 1
 
-    def _instead(self, batch: ReadBatch, reads: list[Read]) -> None:
+    def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
         assert not self.reads
         self.reads = reads
         for read in reads:

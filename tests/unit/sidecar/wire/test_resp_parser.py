@@ -63,6 +63,26 @@ def test_commands_arrive_as_sent_byte_by_byte(commands: list[list[bytes]]) -> No
     assert by_bytes == parse(RequestParser(), [data])
 
 
+ALIKE = st.integers(1, 3).flatmap(
+    lambda size: st.lists(st.lists(ARGUMENT, min_size=size, max_size=size), min_size=4, max_size=9)
+)
+
+
+@given(ALIKE, st.binary(max_size=3), st.integers(0, 300), CUTS)
+@example([[b"GET", b"k"]] * 4, b"", 0, [])
+@example([[b"GET", b"k"]] * 4, b"*", 28, [])
+@example([[b"GET", b"k\r\n"]] * 4, b"9", 14, [])
+def test_commands_that_are_alike_and_what_is_wrong_in_one_of_them(
+    commands: list[list[bytes]], wrong: bytes, place: int, cuts: list[int]
+) -> None:
+    data = b"".join(packed(*command) for command in commands)
+    assert parse(RequestParser(), [data, data[:-3]]) == (commands + commands[:-1], None)
+    data = data[:place] + wrong + data[place + len(wrong) :]
+    whole = parse(RequestParser(max_args=2), [data])
+    assert parse(RequestParser(max_args=2), chunks(data, cuts)) == whole
+    assert parse(RequestParser(max_args=2), [data[:1], data[1:]]) == whole
+
+
 @given(HOSTILE, CUTS, st.booleans())
 @example(b"GET / HTTP/1.1\r\n", [1], False)
 @example(b"GET / HTTP/1.1\r\n", [5], True)
