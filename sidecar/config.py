@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 ENV_PREFIX = "DABBA_SIDECAR_"
+ENGINES = ("own", "grpcio")
 LISTS = ("control_planes", "tls_identities")  # comma separated in variables and flags
 
 
@@ -37,6 +38,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: int = 10_000  # per door and worker
     hint_log_bytes: int = 256 << 20  # per worker, of writes kept for owners that missed them
     hint_age_ms: int = 3 * 3_600_000  # older ones are dropped, and their buckets marked
+    grpc_engine: str = "own"  # or "grpcio": the same services on grpcio's server
     grpc_max_message_bytes: int = 4 << 20  # of one request
     grpc_connection_age_ms: int = 0  # older connections are drained; 0: never
     grpc_connection_grace_ms: int = 30_000  # what they have to end in
@@ -132,6 +134,11 @@ def _check(config: SidecarConfig) -> None:
 
 
 def _check_tls(config: SidecarConfig) -> None:
+    if config.grpc_engine not in ENGINES:
+        known = " or ".join(ENGINES)
+        raise ConfigError(f"configuration: grpc_engine is {config.grpc_engine!r}; use {known}")
+    if config.tls_cert and config.grpc_engine != "own":
+        raise ConfigError("configuration: tls_cert needs grpc_engine own; leave one of them out")
     needs = (
         ("tls_cert", "tls_key"),
         ("tls_key", "tls_cert"),

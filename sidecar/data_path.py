@@ -18,10 +18,11 @@ from sidecar.clock_file import DurableClock
 from sidecar.config import SidecarConfig
 from sidecar.core.coordinator import Coordinator
 from sidecar.hinting import Hinting
-from sidecar.listeners import Listeners
+from sidecar.listeners import Listeners, address_of
 from sidecar.net.data_service import DataService
 from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.grpc_standard import HealthService, standard_routes
+from sidecar.net.grpcio_door import GrpcioDoor
 from sidecar.net.links import Links
 from sidecar.net.resp_door import RespDoor
 from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, keep_fresh, make_tls
@@ -53,6 +54,7 @@ class DataPath:
         worker: int = 0,
     ) -> None:
         self._config = config
+        self._worker = worker
         self._clock = DurableClock(secrets.token_bytes(WRITER_BYTES), clock_file)
         self.core = Coordinator(
             zone=config.zone,
@@ -73,14 +75,16 @@ class DataPath:
         self._learn = learn
         self.tls = make_tls(config)
         if self.tls is not None:
-            self.grpc_door.refusal = self.redis_door.refusal = self.tls.refusal
+            self.redis_door.refusal = self.tls.refusal
+            if isinstance(self.grpc_door, GrpcDoor):
+                self.grpc_door.refusal = self.tls.refusal
         self._tcp: Listeners | None = None  # for new servers with new certificates
         self._tcp_servers: list[asyncio.Server] = []
         self._servers: list[asyncio.Server] = []
         self._timers: list[asyncio.Task[None]] = []
         self.draining = False
 
-    def _make_grpc_door(self) -> GrpcDoor:
+    def _make_grpc_door(self) -> GrpcDoor | GrpcioDoor:
         service = DataService(self.core, time.monotonic)
         data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
@@ -91,6 +95,8 @@ class DataPath:
             max_connection_age_ns=config.grpc_connection_age_ms * MS_NS,
             connection_grace_ns=config.grpc_connection_grace_ms * MS_NS,
         )
+        if config.grpc_engine == "grpcio":
+            return GrpcioDoor(routes, limits)
         return GrpcDoor(routes, limits, time.monotonic_ns)
 
     async def start(self, listeners: Listeners) -> None:
@@ -101,7 +107,9 @@ class DataPath:
         loop = asyncio.get_running_loop()
         self._tcp = listeners
         await self._listen()
-        if listeners.grpc_unix is not None:
+        if isinstance(self.grpc_door, GrpcioDoor):
+            await self._listen_by_grpcio(self.grpc_door, listeners)
+        elif listeners.grpc_unix is not None:
             unix = await loop.create_unix_server(self.grpc_door, sock=listeners.grpc_unix)
             self._servers.append(unix)
         if listeners.redis_unix is not None:
@@ -124,18 +132,31 @@ class DataPath:
             return
         before, tls = self._tcp_servers, self.tls
         # A socket of its own for each server, for it closes it: the queue behind them is one.
-        grpc = await asyncio.get_running_loop().create_server(
-            self.grpc_door,
-            sock=self._tcp.grpc.dup(),
-            ssl=tls.grpc if tls is not None else None,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
-        )
         redis = await self.redis_door.listen_socket(
             self._tcp.redis.dup(), tls=tls.redis if tls is not None else None
         )
-        self._tcp_servers = [grpc, redis]
+        self._tcp_servers = [redis]
+        if isinstance(self.grpc_door, GrpcDoor):
+            grpc = await asyncio.get_running_loop().create_server(
+                self.grpc_door,
+                sock=self._tcp.grpc.dup(),
+                ssl=tls.grpc if tls is not None else None,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+            )
+            self._tcp_servers.append(grpc)
         for server in before:
             server.close()
+
+    async def _listen_by_grpcio(self, door: GrpcioDoor, listeners: Listeners) -> None:
+        """grpcio binds by itself: it takes over the addresses that were held for it."""
+        address, path = address_of(listeners.grpc), ""
+        listeners.grpc.close()
+        if listeners.grpc_unix is not None:
+            listeners.grpc_unix.close()
+            if not self._worker:  # a Unix socket can be bound once
+                path = self._config.grpc_socket
+                Path(path).unlink(missing_ok=True)  # noqa: ASYNC240  # at the start, once
+        await door.listen(address, path)
 
     def adopt(self, bucket_map: BucketMap) -> None:
         """Route by a new map."""

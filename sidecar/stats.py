@@ -14,6 +14,7 @@ from sidecar.core.counters import LATENCY_BUCKETS
 from sidecar.core.divergence import Divergence
 from sidecar.hint_stats import merge_hints
 from sidecar.net.grpc_door import GrpcDoor
+from sidecar.net.grpcio_door import GrpcioDoor
 from sidecar.net.resp_door import RespDoor
 
 _STARTED = time.monotonic()
@@ -104,7 +105,7 @@ _COUNTED = (
 
 
 def worker_stats(
-    core: Coordinator, grpc_door: GrpcDoor, redis_door: RespDoor, hints: HintsView
+    core: Coordinator, grpc_door: GrpcDoor | GrpcioDoor, redis_door: RespDoor, hints: HintsView
 ) -> WorkerStats:
     """The counts of this process."""
     counters = core.counters

@@ -10,12 +10,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from replicas.version import ZERO_VERSION
-from tests.support.local_cluster import CHANNEL_OPTIONS, LocalCluster, local_cluster, wait_until
+from tests.support.local_cluster import (
+    CHANNEL_OPTIONS,
+    LocalCluster,
+    local_cluster,
+    second_sidecar,
+    wait_until,
+)
 from tests.support.rich_errors import rich
 
 pytestmark = pytest.mark.slow
 
 READ_LEVELS = ["ONE", "LOCAL_ONE", "QUORUM", "LOCAL_QUORUM", "ALL"]
+FREE_PORTS = {"grpc": "127.0.0.1:0", "redis": "127.0.0.1:0", "admin": "127.0.0.1:0"}
 WRITE_LEVELS = [*READ_LEVELS, "EACH_QUORUM"]
 
 
@@ -25,9 +32,17 @@ def cluster() -> Iterator[LocalCluster]:
         yield running
 
 
-@pytest.fixture(params=[0, 1], ids=["tcp", "unix"])
-def target(cluster: LocalCluster, request: pytest.FixtureRequest) -> str:
-    return str(cluster.grpc_targets[request.param])
+@pytest.fixture(scope="module")
+def engines(cluster: LocalCluster) -> list[str]:
+    """Our engine over TCP and a Unix socket, and grpcio's over both."""
+    path = str(cluster.folder / "grpcio.sock")
+    other = second_sidecar(cluster, "a", grpc_engine="grpcio", grpc_socket=path, **FREE_PORTS)
+    return [*cluster.grpc_targets, other.address, f"unix:{path}"]
+
+
+@pytest.fixture(params=range(4), ids=["tcp", "unix", "grpcio", "grpcio-unix"])
+def target(engines: list[str], request: pytest.FixtureRequest) -> str:
+    return str(engines[request.param])
 
 
 @pytest.fixture
@@ -322,3 +337,13 @@ def test_a_pipeline_of_large_values_stays_within_the_windows(data: data_pb2_grpc
         assert answer.get.value == value
         seen.append(answer.id)
     assert sorted(seen) == list(range(60))
+
+
+def test_a_sidecar_on_grpcio_drains_and_ends(cluster: LocalCluster, engines: list[str]) -> None:
+    """The last: the sidecar is gone afterwards."""
+    data = data_pb2_grpc.DataStub(cluster.channel(engines[2]))
+    data.Put(data_pb2.PutRequest(key=b"drain", value=b"v"), timeout=5)
+    part = cluster.parts["sidecar-2"]
+    part.stop()
+    assert part.child is not None
+    assert part.child.returncode == 0
