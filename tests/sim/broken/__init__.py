@@ -50,7 +50,7 @@ VARIANTS: dict[str, Variant] = {
     "no-incarnation-check": Variant(no_incarnations, "rotation"),
     "create-and-raise": Variant(create_and_raise, "rotation"),
     "no-write-back": Variant(no_write_back),
-    "write-back-to-read-only": Variant(write_back_to_read_only),
+    "write-back-to-read-only": Variant(write_back_to_read_only, "half_written"),
     "no-session-comparison": Variant(no_comparison),
     "no-checksum": Variant(no_checksum),
     "untrusted-counted": Variant(untrusted_counted),
