@@ -9,12 +9,14 @@ from tests.support.servers import Servers
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
 
+PATIENT_MS = 4_000  # a busy machine is no failure of what is tested
+
 
 def restart_sidecar_from_its_disk(cluster: LocalCluster, load: Load) -> int:
     """How many operations failed: only such that were asked while nobody listened."""
     assert load.history.failures == []
     cluster.sidecar.kill()
-    cluster.sidecar.start()
+    cluster.sidecar.start("--default-timeout-ms", str(PATIENT_MS))
     cluster.wait_served()
     load.run_for(100)  # the clients have connected again
     settled = len(load.history.failures)

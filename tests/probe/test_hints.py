@@ -102,6 +102,7 @@ class Reader:
 
 
 @pytest.mark.fault(17)
+@pytest.mark.timeout(300)
 def test_a_node_that_missed_ten_thousand_writes_gets_them_all_from_two_lives_of_the_sidecar(
     three: LocalCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import redis
 from protos.dabbawala.v1 import data_pb2
 from tests.support.fault_table import Judged
 from tests.support.load import load_on
-from tests.support.local_cluster import LocalCluster, Part
+from tests.support.local_cluster import LocalCluster, Part, wait_until
 from tests.support.rich_errors import rich
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
@@ -51,3 +51,32 @@ def test_when_all_are_full_writes_are_refused_and_reads_go_on(cluster: LocalClus
     client.set("k", "w")
     assert client.get("k") == b"w"
     client.close()
+
+
+def set_policy(node: Part, policy: str) -> None:
+    host, _, port = node.address.rpartition(":")
+    with redis.Redis(host, int(port)) as direct:
+        direct.config_set("maxmemory-policy", policy)
+
+
+@pytest.mark.fault(18)
+def test_a_node_that_may_evict_now_is_quarantined_until_somebody_takes_it_back(
+    cluster: LocalCluster, judged: Judged
+) -> None:
+    with load_on(cluster) as load:
+        set_policy(cluster.nodes[0], "allkeys-lru")
+        wait_until(lambda: cluster.sidecar_health()["node-1"] == "suspect", "it is not counted")
+        assert "maxmemory-policy" in cluster.dabba("node", "list").out
+        assert any("node-1" in problem for problem in cluster.status().problems)
+        load.run_for(500)
+        set_policy(cluster.nodes[0], "noeviction")
+        load.run_for(500)  # what it evicted meanwhile nobody knows
+        assert cluster.sidecar_health()["node-1"] == "suspect"
+        recovered = cluster.dabba("node", "recover", "node-1")
+        assert recovered.status == 0, recovered.err
+        cluster.wait_trusted()
+        load.run_for(500)
+        history = load.stop()
+        load.read_all()
+    assert [str(event) for event in history.failures] == []
+    judged(history)

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 
 import pytest
 import redis
@@ -10,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from tests.support.local_cluster import LocalCluster, wait_until
+from tests.support.processes import resident_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
 
@@ -61,11 +61,6 @@ class Stormer:
         if self.thread.is_alive():
             self.thread.join()
         self._client.close()
-
-
-def resident_bytes(pid: int) -> int:
-    """Of a process."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 def keys_of(cluster: LocalCluster, dead: set[str], count: int) -> list[str]:

@@ -6,13 +6,12 @@ each fsync made durable; `lose` takes the rest away after the process was killed
 
 import os
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.support.servers import installed
+from tests.support.preloaded import preload
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -50,13 +49,8 @@ def power_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> PowerLoss:
 
     `folder` is for the library and its notes: one of the test's own, for inodes are used again.
     """
-    library, notes = folder / "power_loss.so", folder / "synced"
+    notes = folder / "synced"
     notes.mkdir()
-    compiler = installed("gcc")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o", library, SOURCE, "-ldl"],
-        check=True,
-    )
-    monkeypatch.setenv("LD_PRELOAD", str(library))
+    preload(SOURCE, folder, monkeypatch)
     monkeypatch.setenv("SYNCED_DIR", str(notes))
     return PowerLoss(notes)

@@ -1,7 +1,8 @@
-"""Watching processes that are not our children."""
+"""Watching processes, our children or not."""
 
 import os
 import select
+from pathlib import Path
 
 
 def ends_within(pidfd: int, timeout_ms: int) -> bool:
@@ -15,3 +16,13 @@ def ends_within(pidfd: int, timeout_ms: int) -> bool:
         return bool(poll.poll(timeout_ms))
     finally:
         os.close(pidfd)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in use."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_files(pid: int) -> int:
+    """How many descriptors a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
