@@ -109,6 +109,8 @@ def judge(reply: object) -> tuple[Fate, Refusal | None]:
     """
     parsed = parse_write(reply)
     if isinstance(parsed, Refusal):
+        if parsed.code is Code.PURGED and not (parsed.fence and parsed.fence.dropped_through):
+            return Fate.KEEP, parsed  # closed for a purge: its owners are not equal yet
         return _FATES.get(parsed.code, Fate.KEEP), parsed
     return (Fate.KEEP if parsed is None else Fate.DONE), None
 

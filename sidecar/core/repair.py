@@ -10,12 +10,11 @@ from replicas.commands import write_suffix
 from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import Record
-from replicas.replies import APPLIED, SUPERSEDED, Code
+from replicas.replies import APPLIED, SUPERSEDED, Code, parse_refusal
 from sidecar.core.host import Host
 from sidecar.core.route import Route
 
 _STALE_EPOCH = Code.STALE_EPOCH.value.encode()
-_PURGED = Code.PURGED.value.encode()
 
 
 class Settler(Protocol):
@@ -104,12 +103,16 @@ class RepairRun:
     def _holds(self, reply: object) -> bool:
         """Whether the replica has this version, or what is as good.
 
-        Without a tombstone that it purged it still refuses all that the tombstone covers.
+        Where tombstones of this time were dropped no owner holds anything that they covered. A
+        bucket that is merely closed also refuses, and says nothing: it may lack the tombstone.
         """
         if type(reply) is int:
             return APPLIED <= reply <= SUPERSEDED
-        purged = type(reply) is list and bool(reply) and reply[0] == _PURGED
-        return purged and self.record is not None and self.record.is_tombstone
+        record, refusal = self.record, parse_refusal(reply)
+        if refusal is None or refusal.code is not Code.PURGED or refusal.fence is None:
+            return False
+        dropped = refusal.fence.dropped_through
+        return record is not None and record.is_tombstone and record.version <= dropped
 
     def _refused(self, reply: object) -> None:
         if type(reply) is list and len(reply) > 2 and reply[0] == _STALE_EPOCH:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from hiredis import ReplyError
 
-from buckets.bucket_map import Owner
-from replicas.fence import Role
+from buckets.bucket_map import Owner, Stage
+from replicas.fence import Fence, Role
 from replicas.group import encode_group
 from replicas.record import encode_record
 from sidecar.background.hint_drain import LEFT_IN_A_ROW, MAX_REST_S, HintDrain
@@ -20,6 +20,7 @@ from tests.support.fake_cluster import KEYSPACE, START_MS, FakeCluster, Move
 from tests.support.replica_records import version_at
 
 KEY = b"key"
+PURGED_FENCE = Fence(1, Stage.OLD, Role.OWNER, 1, purged_through=b"\1" * 16).encode()
 
 
 class Routes:
@@ -173,7 +174,7 @@ async def test_what_was_purged_is_not_brought_back(tmp_path: Path) -> None:
     async with play(tmp_path) as game:
         await game.keep(2)
         await game.turn()
-        game.cluster.link(2).answer_with([b"PURGED", None, None, b""])
+        game.cluster.link(2).answer_with([b"PURGED", PURGED_FENCE, None, b""])
         await game.replay()
         assert game.left() == {}
         assert game.held_by() == set()
@@ -188,7 +189,7 @@ async def test_an_only_copy_that_comes_after_the_purge_is_not_dropped_silently(
         await game.keep(ONLY_COPY)
         await game.turn()
         for number in (1, 2, 3):
-            game.cluster.link(number).answer_with([b"PURGED", None, None, b""])
+            game.cluster.link(number).answer_with([b"PURGED", PURGED_FENCE, None, b""])
         await game.replay()
         assert game.left() == {}
         assert game.held_by() == set()

@@ -5,6 +5,8 @@ from hiredis import ReplyError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from buckets.bucket_map import Stage
+from replicas.fence import Fence, Role
 from replicas.replies import Code
 from sidecar.core.hints import (
     BASE_INTERVAL_S,
@@ -32,9 +34,14 @@ def test_an_acknowledgement_superseded_or_not_ends_a_hint(reply: int) -> None:
     assert judge(reply) == (Fate.DONE, None)
 
 
-def test_what_was_purged_is_not_brought_back() -> None:
-    fate, refusal = judge(refused("PURGED"))
-    assert fate is Fate.DONE
+@pytest.mark.parametrize(("last", "expected"), [(1, Fate.DONE), (0, Fate.KEEP)])
+def test_what_was_purged_is_not_brought_back_but_what_is_merely_closed_may_be_missed(
+    last: int, expected: Fate
+) -> None:
+    through = b"\1" + bytes(14) + bytes([last])
+    fence = Fence(1, Stage.OLD, Role.OWNER, 1, purged_through=through).encode()
+    fate, refusal = judge([b"PURGED", fence, None, b""])
+    assert fate is expected
     assert refusal is not None
 
 

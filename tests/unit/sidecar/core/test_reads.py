@@ -51,11 +51,13 @@ def only(cluster: FakeCluster, *numbers: int) -> None:
             cluster.link(number).cut()
 
 
-def purged_on(cluster: FakeCluster, *numbers: int) -> None:
-    """Everything up to NEW is purged there, and the key is gone."""
+def purged_on(cluster: FakeCluster, *numbers: int, dropped: bool = True) -> None:
+    """What is up to NEW is gone there, by a purge, or is missed and the bucket merely closed."""
+    bound = version_at(START_MS + 3, 0, bytes(8))
+    through = bound[:-1] + b"\1" if dropped else bound
     for number in numbers:
         cluster.fields(number).pop(user_field(KEY), None)
-        cluster.set_fence(number, replace(cluster.fence(number), purged_through=NEW).encode())
+        cluster.set_fence(number, replace(cluster.fence(number), purged_through=through).encode())
 
 
 def failed(read: Asked, reason: Reason) -> bool:
@@ -468,6 +470,19 @@ def test_a_tombstone_that_an_owner_has_purged_is_settled_there() -> None:
     assert read.ended
     assert read.value is None
     assert cluster.record(1, KEY) is None
+
+
+def test_a_tombstone_is_not_settled_where_the_bucket_is_merely_closed() -> None:
+    """Node 3 has what it covers still: with node 1, which lacks both, it would be read again."""
+    cluster = holding(n1=b"old", n2=b"old", n3=b"old")
+    cluster.sidecar.delete(KEY, Consistency.ALL, version=NEW)
+    cluster.link(2).flow()
+    purged_on(cluster, 1, dropped=False)
+    only(cluster, 1, 2)
+    cluster.sidecar.connect(1)
+    read = cluster.get(KEY)
+    cluster.flow()
+    assert failed(read, Reason.REPLICAS_DISAGREE)
 
 
 def test_a_late_write_back_of_a_value_does_not_count_where_it_was_purged() -> None:
