@@ -208,3 +208,11 @@ def test_redis_benchmark_sees_no_error(cluster: LocalCluster, unix: bool, depth:
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert {row["test"] for row in rows} == {"GET", "SET"}
     assert all(float(row["rps"]) > 100 for row in rows)
+
+
+def test_scan_iter_gives_every_key_of_a_pattern_and_dbsize_counts(client: redis.Redis) -> None:
+    keys = sorted(f"scanned:{n}".encode() for n in range(120))
+    client.mset({key.decode(): "v" for key in keys})
+    client.delete(keys[0])
+    assert sorted(client.scan_iter(match="scanned:*", count=50)) == keys[1:]
+    assert client.dbsize() >= len(keys)

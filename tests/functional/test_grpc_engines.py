@@ -86,6 +86,7 @@ async def own() -> AsyncIterator[Engine]:
         yield engine
     server.close()
     door.close()
+    await door.wait_closed()
 
 
 @asynccontextmanager

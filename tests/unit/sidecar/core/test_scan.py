@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
+from buckets.bucket_map import Consistency, KeyspaceSettings, Mode, Stage
+from replicas.fence import Fence, Role
 from replicas.layout import user_field
 from replicas.record import encode_record
 from sidecar.core.listing import KEPT_KEYS
@@ -152,13 +153,17 @@ def test_a_later_epoch_is_learnt_and_the_page_goes_on(cluster: FakeCluster, walk
     assert sorted(found.key for found in first.found + rest.found) == keys
 
 
+@pytest.mark.parametrize("why", ["no fence", "joining"])
 def test_a_replica_that_is_no_owner_is_never_taken_for_an_empty_one(
-    cluster: FakeCluster, walk: Walk
+    cluster: FakeCluster, walk: Walk, why: str
 ) -> None:
     put_many(cluster, 3)
     for number in (2, 3):
         cluster.fields(number).clear()
-    op = walk.begin()
+        if why == "joining":
+            cluster.set_fence(number, Fence(1, Stage.OLD, Role.JOINING, 1).encode())
+    cluster.link(1).cut()
+    op = walk.begin(level=ONE)
     cluster.flow()
     assert op.error is not None
     assert (op.error.reason, op.error.outcome) == (Reason.NOT_ENOUGH_REPLICAS, None)
