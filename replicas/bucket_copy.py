@@ -19,12 +19,15 @@ from replicas.digest import (
     LEAF_BYTES,
     DigestStep,
     EntriesStep,
+    PromisesStep,
     add_digests,
     digest_command,
     drop_command,
     entries_command,
     parse_digest,
     parse_entries,
+    parse_promises,
+    promises_command,
 )
 from replicas.errors import CommandFailed, UnexpectedReply
 from replicas.fence import decode_fence
@@ -161,6 +164,24 @@ class Copy:
             if cursor == FIRST_CURSOR:
                 return found
 
+    async def highest_promise(self) -> bytes:
+        """The highest ballot that is promised in a copy of the linearizable mode."""
+        cursor, highest = FIRST_CURSOR, ZERO_VERSION
+        while True:
+            reply = await self._one(
+                promises_command(
+                    self.keys, self.epoch, self.incarnation, cursor=cursor, count=self._step
+                )
+            )
+            step = self._parsed(parse_promises(reply), PromisesStep, reply)
+            cursor, highest = step.cursor, max(highest, step.promise)
+            if cursor == FIRST_CURSOR:
+                return highest
+
+    async def ask(self, built: Sequence[bytes]) -> list[object]:
+        """The replies to commands of the caller's own; paced, not judged."""
+        return await self._paced(built)
+
     async def read(self, fields: Sequence[bytes]) -> dict[bytes, bytes]:
         """The records of these fields as they are, those that are there; not judged."""
         if not fields:
@@ -206,7 +227,7 @@ class Copy:
             outcome = parse_write(reply)
             if outcome is None:
                 raise self._unexpected(reply)
-            if isinstance(outcome, Refusal) and outcome.code.value in _MOVED_ON:
+            if isinstance(outcome, Refusal) and outcome.code.value in MOVED_ON:
                 raise StepRefused(self.client.link.address, outcome)
             outcomes[name] = outcome
         return outcomes
@@ -283,7 +304,7 @@ class Copy:
 
 
 # Refusals of a write that concern the bucket or the replica's life, not the one record.
-_MOVED_ON: Final = frozenset(
+MOVED_ON: Final = frozenset(
     {"STALE_EPOCH", "NO_FENCE", "RELEASED", "WRONG_INCARNATION", "WRONG_ROLE", "BAD_REQUEST"}
 )
 

@@ -33,6 +33,14 @@ class DigestStep(NamedTuple):
     leaves: bytes
 
 
+class PromisesStep(NamedTuple):
+    """One step's reply: the next cursor (FIRST_CURSOR after the last), records seen, promise."""
+
+    cursor: bytes
+    records: int
+    promise: bytes
+
+
 class EntriesStep(NamedTuple):
     """One step's reply: the next cursor, records seen, fields with their orders (or NO_ORDER)."""
 
@@ -131,6 +139,13 @@ def digest_command(
     return _step("digest", keys, epoch, incarnation, *step)
 
 
+def promises_command(
+    keys: BucketKeys, epoch: int, incarnation: int, *, cursor: bytes, count: int
+) -> bytes:
+    """One step of about `count` records. Reply: see scripts/promises.lua, and parse_promises."""
+    return _step("promises", keys, epoch, incarnation, cursor, b"%d" % count)
+
+
 def entries_command(
     keys: BucketKeys,
     epoch: int,
@@ -173,6 +188,14 @@ def parse_digest(reply: object) -> DigestStep | Refusal | None:
     match reply:
         case [bytes() as cursor, int() as records, bytes() as leaves]:
             return DigestStep(cursor, records, leaves)
+    return parse_refusal(reply)
+
+
+def parse_promises(reply: object) -> PromisesStep | Refusal | None:
+    """None: the reply is not one of the script's."""
+    match reply:
+        case [bytes() as cursor, int() as records, bytes() as promise]:
+            return PromisesStep(cursor, records, promise)
     return parse_refusal(reply)
 
 

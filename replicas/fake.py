@@ -55,6 +55,8 @@ class FakeReplica:
             "copy": self._copy,
             "prepare": self._prepare,
             "accept": self._accept,
+            "heal_acceptor": self._heal_acceptor,
+            "promises": lambda keys, args, _: self._repair.promises(self._fields(keys), keys, args),
             "fence_create": self._create,
             "fence_raise": self._raise,
             "fence_release": self._release,
@@ -280,15 +282,9 @@ class FakeReplica:
         return promised
 
     def _accept(self, keys: list[bytes], arguments: list[bytes], now_ms: int) -> object:
-        problem = _bad_argument(keys, arguments, 2, 5)
-        if problem:
-            return self._refuse(keys, Code.BAD_REQUEST, problem)
-        offered = decode_acceptor(arguments[3])
-        record = decode_record(arguments[3])
-        if offered is None and record is not None and not record.is_linearizable:
-            return [Code.WRONG_MODE.value.encode(), None, None, b"offered"]
-        if offered is None or not ZERO_VERSION < offered.accepted == offered.promise:
-            return self._refuse(keys, Code.BAD_REQUEST, b"record")
+        offered = self._offered_acceptor(keys, arguments)
+        if isinstance(offered, list):
+            return offered
         found = self._look_up(keys, arguments)
         if isinstance(found, list):
             return found
@@ -301,6 +297,42 @@ class FakeReplica:
             return self._refuse(keys, Code.SKEWED, now_ms)
         self._store(keys, arguments[2], offered.raw, _LIMITS.unpack(arguments[4])[1])
         return APPLIED
+
+    def _heal_acceptor(self, keys: list[bytes], arguments: list[bytes], _now_ms: int) -> object:
+        """scripts/heal_acceptor.lua"""
+        offered = self._offered_acceptor(keys, arguments)
+        if isinstance(offered, list):
+            return offered
+        fields = self.state.hashes.get(keys[0], {})
+        fence = self._agreed_fence(keys, fields.get(FENCE_FIELD), arguments[0], arguments[1])
+        if isinstance(fence, list):
+            return fence
+        raw = fields.get(arguments[2])
+        record = decode_record(raw or b"")
+        if record is not None and not record.is_linearizable:
+            return self._refuse(keys, Code.WRONG_MODE, b"stored")
+        if raw is None or decode_acceptor(raw) is not None:
+            return SUPERSEDED
+        floor = max(fence.ballot_floor, fence.closed_through, fence.purged_through)
+        if offered.accepted <= floor:
+            return self._refuse(keys, Code.LOW_BALLOT, floor)
+        self._store(keys, arguments[2], offered.raw, _LIMITS.unpack(arguments[4])[1])
+        return APPLIED
+
+    def _offered_acceptor(
+        self, keys: list[bytes], arguments: list[bytes]
+    ) -> Acceptor | list[object]:
+        """The record that an acceptor is offered, or the refusal of a malformed one."""
+        problem = _bad_argument(keys, arguments, 2, 5)
+        if problem:
+            return self._refuse(keys, Code.BAD_REQUEST, problem)
+        offered = decode_acceptor(arguments[3])
+        record = decode_record(arguments[3])
+        if offered is None and record is not None and not record.is_linearizable:
+            return [Code.WRONG_MODE.value.encode(), None, None, b"offered"]
+        if offered is None or not ZERO_VERSION < offered.accepted == offered.promise:
+            return self._refuse(keys, Code.BAD_REQUEST, b"record")
+        return offered
 
     def _look_up(
         self, keys: list[bytes], arguments: list[bytes]

@@ -19,7 +19,7 @@ from replicas.record import (
     decode_record,
 )
 from replicas.replies import Code
-from replicas.version import physical_ms
+from replicas.version import ZERO_VERSION, physical_ms
 
 MAX_COUNT: Final = 1_000_000
 MAX_LEAVES: Final = 65_536
@@ -54,6 +54,15 @@ class FakeRepair:
             if wanted[leaf_of(name, leaves)] == ord("1"):
                 found += (name, order_of(raw))
         return [FIRST_CURSOR, sum(1 for _ in _records(fields)), found]
+
+    def promises(self, fields: dict[bytes, bytes], keys: list[bytes], args: list[bytes]) -> object:
+        """scripts/promises.lua"""
+        agreed = self._agree_step(fields, keys, args, _bad_step(keys, args, 4))
+        if isinstance(agreed, list):
+            return agreed
+        records = [raw for _, raw in _records(fields)]
+        known = [found.promise for raw in records if (found := decode_acceptor(raw)) is not None]
+        return [FIRST_CURSOR, len(records), max(known, default=ZERO_VERSION)]
 
     def drop(self, fields: dict[bytes, bytes], keys: list[bytes], args: list[bytes]) -> object:
         """scripts/drop.lua"""

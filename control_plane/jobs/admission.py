@@ -7,7 +7,8 @@ A new life is a new epoch. For each bucket, in this order:
 2. raise the fences of a majority of the owners, not counting it, to that epoch: from now on no
    acknowledgement of its former life can be completed by a late one of theirs;
 3. give it a fence of the next incarnation, joining, with the highest bounds of that majority;
-4. repair it from that majority, until digests are equal;
+4. repair it from that majority, until digests are equal; in a linearizable keyspace its fence has
+   a ballot floor, and that majority passes every key through an identity change;
 5. publish another epoch in which it owns again, and raise all fences to it.
 
 Once that is done for all of its buckets, its new life (run_id, incarnation) is published, and only
@@ -19,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from buckets.bucket_map import RANGE_BUCKETS, Bucket, Mode, Owner, Stage
+from buckets.bucket_map import RANGE_BUCKETS, Bucket, Owner, Stage
 from buckets.codec import RangeValue
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace, StoredRange
 from control_plane.controllers.records import (
@@ -175,8 +176,6 @@ def obstacle(
 ) -> str:
     """Why a bucket can not be worked on now, in words; "": it can."""
     name = f"bucket {bucket.id} of {stored.settings.name}"
-    if stored.settings.mode is not Mode.TUNABLE:
-        return f"{name} is linearizable, which can not be repaired yet"
     if bucket.stage is not Stage.OLD or any(o.node != target.number for o in bucket.pending):
         return f"{name} is in another change of owners"
     left = sum(owner.node in trusted for owner in others(bucket, target))

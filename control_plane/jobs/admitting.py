@@ -5,15 +5,13 @@ plane may die after any of them. One range of buckets is worked on at a time.
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import structlog
 
-from buckets.bucket_map import RANGE_BUCKETS, Bucket, Stage
-from buckets.codec import encode_entry, encode_range
+from buckets.bucket_map import RANGE_BUCKETS, Bucket, Mode, Stage
 from buckets.topology import Node
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
 from control_plane.controllers.leading import Term
@@ -27,7 +25,6 @@ from control_plane.jobs.admission import (
     Standing,
     Target,
     Unit,
-    changed_range,
     concerned,
     joins,
     needed,
@@ -39,8 +36,10 @@ from control_plane.jobs.admission import (
     without,
 )
 from control_plane.jobs.equalizing import Findings, Terms, equalize
+from control_plane.jobs.fencing import Raised, fence_change, publish, raise_owners
 from control_plane.jobs.job import DONE, Job, JobLedger, JobRecord, now_ms
 from control_plane.jobs.node_links import NodeLinks
+from control_plane.jobs.passing import Quorum, new_ballots, pass_bucket
 from control_plane.jobs.repair import repaired_path, repaired_through
 from replicas.bucket_copy import Copy, Pace, StepRefused
 from replicas.client import FenceChange, ReplicaClient, StoredFence
@@ -50,6 +49,7 @@ from replicas.errors import ReplicaError
 from replicas.fence import Fence, Role
 from replicas.identity import Identity
 from replicas.layout import IDENTITY_KEY, BucketKeys, bucket_keys
+from replicas.passage import ballot_floor
 from replicas.replies import Code, parse_refusal
 from replicas.scripts import SCRIPTS
 from replicas.version import ZERO_VERSION
@@ -66,10 +66,13 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The highest of what a majority of the owners refuses; as in a fence."""
+    """The highest of what a majority of the owners refuses, and the ballot floor of an acceptor
+    that forgot what it promised; as in a fence.
+    """
 
     purged_through: bytes = ZERO_VERSION
     closed_through: bytes = ZERO_VERSION
+    ballot_floor: bytes = ZERO_VERSION
 
 
 class AdmissionJob(Job):
@@ -84,6 +87,7 @@ class AdmissionJob(Job):
         self._ledger = ledger
         self._links = links
         self._probes = probes
+        self._ballots = new_ballots()
         self._named: Target | None = None  # who the server says that it is
 
     async def run_once(self) -> bool:
@@ -139,6 +143,7 @@ class AdmissionJob(Job):
     async def _next_life(self, state: ClusterState, node: Node, run_id: bytes) -> None:
         highest = max(self.record.incarnation + 1, next_incarnation(state, node.number))
         self.record.run_id, self.record.incarnation = run_id.hex(), highest
+        self.record.passed.clear()
         await self._save()
         _log.info("a new life is admitted", node=node.id, incarnation=highest)
 
@@ -150,7 +155,8 @@ class AdmissionJob(Job):
         stored = state.keyspaces[unit.keyspace]
         buckets = [stored.keyspace.buckets[number] for number in unit.buckets]
         if unit.standing is Standing.LOST:
-            await self._publish(state, unit, [without(bucket, target) for bucket in buckets])
+            without_it = [without(bucket, target) for bucket in buckets]
+            await publish(self._term, state, unit.keyspace, unit.index, without_it)
             return True
         fenced = await self._fence_others(state, stored, buckets, target, set(trusted))
         buckets = [b for b in buckets if self._enough(b, target, fenced[b.id])]
@@ -160,29 +166,25 @@ class AdmissionJob(Job):
         limit = asyncio.Semaphore(BUCKETS_AT_ONCE)
 
         async def repair(bucket: Bucket) -> None:
+            cursor = f"{unit.keyspace}/{bucket.id}@{bucket.epoch}.{target.incarnation}"
             async with limit:
-                await self._repair(state, stored, bucket, target, fenced[bucket.id])
+                if cursor not in self.record.passed:
+                    await self._repair(state, stored, bucket, target, fenced[bucket.id])
+                    self.record.passed.append(cursor)
+                    await self._save()
 
         await asyncio.gather(*(repair(bucket) for bucket in buckets))
         admitted = [with_again(bucket, target) for bucket in buckets]
-        state = await self._publish(state, unit, admitted)
+        state = await publish(self._term, state, unit.keyspace, unit.index, admitted)
         stored = state.keyspaces[unit.keyspace]
         await self._fence_others(state, stored, admitted, target, set(trusted))
         await self._own(state, stored, admitted, target)
+        self.record.passed.clear()
         await self._save()
         return True
 
     def _enough(self, bucket: Bucket, target: Target, fenced: dict[int, Fence]) -> bool:
         return self.record.accept_loss or len(fenced) >= needed(bucket, target)
-
-    async def _publish(
-        self, state: ClusterState, unit: Unit, changed: Sequence[Bucket]
-    ) -> ClusterState:
-        stored = state.keyspaces[unit.keyspace]
-        old = next(r for r in stored.ranges if r.value.index == unit.index)
-        path = self._term.paths.bucket_range(unit.keyspace, unit.index)
-        value = encode_range(changed_range(old, changed))
-        return await self._term.write(state, [Put(path, value, old.version)])
 
     # --- fences
 
@@ -193,43 +195,15 @@ class AdmissionJob(Job):
         buckets: Sequence[Bucket],
         target: Target,
         trusted: set[int],
-    ) -> dict[int, dict[int, Fence]]:
+    ) -> Raised:
         """Raise the other owners' fences; for each bucket the fences of those that were raised."""
-        by_node: dict[int, list[tuple[Bucket, FenceChange]]] = defaultdict(list)
-        for bucket in buckets:
-            for owner in others(bucket, target):
-                if owner.node in trusted:
-                    fence = Fence(bucket.epoch, bucket.stage, Role.OWNER, owner.incarnation)
-                    change = _change(state, stored, bucket, fence)
-                    by_node[owner.node].append((bucket, change))
-        fenced: dict[int, dict[int, Fence]] = {bucket.id: {} for bucket in buckets}
-        raised = await asyncio.gather(
-            *(self._raise_all(state.by_number[n].node, pairs) for n, pairs in by_node.items())
-        )
-        for number, stands in zip(by_node, raised, strict=True):
-            for bucket_id, fence in stands.items():
-                fenced[bucket_id][number] = fence
-        return fenced
-
-    async def _raise_all(
-        self, node: Node, pairs: list[tuple[Bucket, FenceChange]]
-    ) -> dict[int, Fence]:
-        """What stands after raising, by bucket; nothing from a node that can not be used."""
-        try:
-            client = await self._links.open(node)
-            if client.server.run_id != node.run_id:
-                return {}
-            changes = [change for _, change in pairs]
-            refusals = await client.raise_fences(changes)
-            stored = await client.read_fences([change.keys for change in changes])
-        except ReplicaError as error:
-            _log.warning("fences not raised", node=node.id, error=str(error))
-            return {}
-        return {
-            bucket.id: now.fence
-            for (bucket, _), refusal, now in zip(pairs, refusals, stored, strict=True)
-            if refusal is None and now.fence is not None
-        }
+        owners = [
+            (bucket, owner)
+            for bucket in buckets
+            for owner in others(bucket, target)
+            if owner.node in trusted
+        ]
+        return await raise_owners(self._links, state, stored, owners)
 
     async def _fence_joining(
         self,
@@ -237,13 +211,16 @@ class AdmissionJob(Job):
         stored: StoredKeyspace,
         buckets: Sequence[Bucket],
         target: Target,
-        fenced: dict[int, dict[int, Fence]],
+        fenced: Raised,
     ) -> None:
         """Give the lost replica its fence of the next incarnation: it takes writes, and joins."""
         client = await self._own_client(state, target)
         changes = []
         for bucket in buckets:
             bounds = _bounds(fenced[bucket.id].values())
+            if stored.settings.mode is Mode.LINEARIZABLE:
+                floor = await self._ballot_floor(state, stored, bucket, target, fenced[bucket.id])
+                bounds = replace(bounds, ballot_floor=floor)
             fence = Fence(
                 bucket.epoch,
                 Stage.OLD,
@@ -251,11 +228,31 @@ class AdmissionJob(Job):
                 target.incarnation,
                 bounds.purged_through,
                 bounds.closed_through,
+                bounds.ballot_floor,
             )
-            changes.append(_change(state, stored, bucket, fence))
+            changes.append(fence_change(state, stored, bucket, fence))
         stands = await client.read_fences([change.keys for change in changes])
         for change, now in zip(changes, stands, strict=True):
             await _set_fence(client, change, now)
+
+    async def _ballot_floor(
+        self,
+        state: ClusterState,
+        stored: StoredKeyspace,
+        bucket: Bucket,
+        target: Target,
+        fenced: dict[int, Fence],
+    ) -> bytes:
+        """The node's TIME is of its present life: the connection is. The job's own ballots go above
+        the floor, so that the node takes them.
+        """
+        time_ms = await (await self._own_client(state, target)).time_ms()
+        copies = await self._fenced_copies(state, stored, bucket, fenced, Pace())
+        await asyncio.gather(*(copy.measure() for copy in copies))
+        promises = await asyncio.gather(*(copy.highest_promise() for copy in copies))
+        floor = ballot_floor(time_ms, stored.settings.max_skew_ms, promises)
+        self._ballots.merge(floor)
+        return floor
 
     async def _own(
         self,
@@ -267,7 +264,7 @@ class AdmissionJob(Job):
         """The replica's own fences: it owns again."""
         client = await self._own_client(state, target)
         changes = [
-            _change(
+            fence_change(
                 state,
                 stored,
                 bucket,
@@ -306,17 +303,15 @@ class AdmissionJob(Job):
             pace=own_pace,
             trusted=False,
         )
-        copies = [own]
-        for number, fence in fenced.items():
-            client = await self._links.open(state.by_number[number].node)
-            copies.append(
-                Copy(client, keys, epoch=bucket.epoch, incarnation=fence.incarnation, pace=pace)
-            )
-        if self.record.accept_loss:
-            copies += await self._untrusted(
-                state, bucket, target, keys=keys, pace=pace, fenced=set(fenced)
-            )
-        found = await self._equal(stored, bucket, target, copies)
+        copies = await self._fenced_copies(state, stored, bucket, fenced, pace)
+        if stored.settings.mode is Mode.LINEARIZABLE:
+            found = await self._pass_all(stored, bucket, target, own, copies)
+        else:
+            if self.record.accept_loss:
+                copies += await self._untrusted(
+                    state, bucket, target, keys=keys, pace=pace, fenced=set(fenced)
+                )
+            found = await self._equal(stored, bucket, target, [own, *copies])
         counts = self.record.counts
         counts.records += found.records
         counts.differing += found.differing
@@ -327,6 +322,45 @@ class AdmissionJob(Job):
         self.record.done += 1  # for who looks; the map says what is done
         if len(fenced) < needed(bucket, target):
             await self._note_loss(stored, bucket)
+
+    async def _fenced_copies(
+        self,
+        state: ClusterState,
+        stored: StoredKeyspace,
+        bucket: Bucket,
+        fenced: dict[int, Fence],
+        pace: Pace,
+    ) -> list[Copy]:
+        keys = bucket_keys(stored.settings.name, bucket.id)
+        copies = []
+        for number, fence in fenced.items():
+            client = await self._links.open(state.by_number[number].node)
+            copies.append(
+                Copy(client, keys, epoch=bucket.epoch, incarnation=fence.incarnation, pace=pace)
+            )
+        return copies
+
+    async def _pass_all(
+        self,
+        stored: StoredKeyspace,
+        bucket: Bucket,
+        target: Target,
+        own: Copy,
+        fenced: list[Copy],
+    ) -> Findings:
+        """Every register through an identity change by the others, and to the one that joins."""
+        need, settings = needed(bucket, target), stored.settings
+        if self.record.accept_loss:
+            need = min(need, len(fenced))
+        if not need:
+            return Findings()
+        limits = pack_limits(settings.max_skew_ms, settings.log_bytes_per_bucket)
+        quorum = Quorum(tuple(fenced), need, limits, self._ballots, joining=own, may_heal=True)
+        found = await pass_bucket(quorum)
+        if found.unhealed and not self.record.accept_loss:
+            name = f"bucket {bucket.id} of {settings.name}"
+            raise Interrupted(f"{found.unhealed} keys of {name} are not agreed on by a majority")
+        return found
 
     async def _equal(
         self, stored: StoredKeyspace, bucket: Bucket, target: Target, copies: list[Copy]
@@ -446,7 +480,8 @@ class AdmissionJob(Job):
     def _note(self, seen: Outlook) -> None:
         self.blocked = ""
         self.record.problem = ""
-        self.record.done, self.record.total = seen.back, seen.total
+        self.record.done = seen.back + len(self.record.passed)
+        self.record.total = seen.total
 
     def _block(self, why: str) -> None:
         if self.blocked != why:
@@ -455,14 +490,6 @@ class AdmissionJob(Job):
 
     async def _save(self) -> None:
         await self._ledger.save(self.record, self._term.leadership.guard())
-
-
-def _change(
-    state: ClusterState, stored: StoredKeyspace, bucket: Bucket, fence: Fence
-) -> FenceChange:
-    nodes = {number: known.node for number, known in state.by_number.items()}
-    name = stored.settings.name
-    return FenceChange(bucket_keys(name, bucket.id), fence, encode_entry(name, bucket, nodes))
 
 
 def _bounds(fences: Iterable[Fence]) -> Bounds:

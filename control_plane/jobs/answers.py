@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from buckets.bucket_map import Mode
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
 from control_plane.errors import Missing, Violation, invalid, refused
 from control_plane.jobs.job import ADMISSION, JobRecord
@@ -45,9 +44,6 @@ def job_status(record: JobRecord) -> admin_pb2.JobStatus:
 def check_repair(stored: StoredKeyspace, buckets: Sequence[int]) -> None:
     """Raises AdminError for a repair that can not be."""
     settings = stored.settings
-    if settings.mode is not Mode.TUNABLE:
-        text = f"keyspace {settings.name!r} is linearizable, which can not be repaired yet"
-        raise refused("MODE_UNSUPPORTED", "keyspace", text)
     wrong = [bucket for bucket in buckets if bucket >= settings.buckets]
     if wrong:
         text = f"bucket {wrong[0]} does not exist; they are 0 to {settings.buckets - 1}"

@@ -30,7 +30,8 @@ class Findings:
 
     `differing` are keys on which copies disagreed, of which `settled` are older than the pass:
     not merely writes on their way. `oldest_ms` is the time of the oldest of those (Unix ms, 0:
-    none). `unhealed` are corrupt records of which too few others have a valid one.
+    none). `unhealed` are corrupt records of which too few others have a valid one; `healable` those
+    among them that a new epoch of the bucket would let be healed.
     """
 
     records: int = 0
@@ -39,9 +40,19 @@ class Findings:
     copied: int = 0
     healed: int = 0
     unhealed: int = 0
+    healable: int = 0
     refused: int = 0
     dropped: int = 0
     oldest_ms: int = 0
+
+    def count(self, difference: Difference, settled_ms: int) -> None:
+        """Take note of a key on which copies disagree."""
+        self.differing += 1
+        at_ms = physical_ms(difference.best[:16]) if difference.best else 0
+        if at_ms <= settled_ms:
+            self.settled += 1
+            if at_ms:
+                self.oldest_ms = min(self.oldest_ms or at_ms, at_ms)
 
     def add(self, other: "Findings") -> None:
         """Sum up; the oldest time is the lower one."""
@@ -69,7 +80,7 @@ async def equalize(copies: Sequence[Copy], terms: Terms) -> Findings:
     digests = await asyncio.gather(*(copy.digest(LEAVES) for copy in copies))
     found = Findings(records=max(records for records, _ in digests))
     leaves = differing_leaves([leaf for _, leaf in digests])
-    for group in _groups(leaves, found.records):
+    for group in leaf_groups(leaves, found.records):
         listings = await asyncio.gather(*(copy.entries(LEAVES, group) for copy in copies))
         differing = differences(listings)
         while batch := list(islice(differing, min(copy.batch for copy in copies))):
@@ -77,7 +88,7 @@ async def equalize(copies: Sequence[Copy], terms: Terms) -> Findings:
     return found
 
 
-def _groups(leaves: list[int], records: int) -> Iterator[list[int]]:
+def leaf_groups(leaves: list[int], records: int) -> Iterator[list[int]]:
     """Leaves that are listed together: as many as fit into memory."""
     size = max(1, MOST_LISTED * LEAVES // max(records, 1))
     for start in range(0, len(leaves), size):
@@ -100,7 +111,7 @@ class _Mending:
         """Bring the best record of each key to the copies that lack it."""
         batch = [difference for difference in batch if self._can_be_mended(difference)]
         for difference in batch:
-            self._count(difference)
+            self.found.count(difference, self.terms.settled_ms)
         raws = await self._read_best(batch)
         for difference in batch:
             self._plan(difference, raws.get(difference.field))
@@ -115,14 +126,6 @@ class _Mending:
         """Copies that are only listened to may lack what they will."""
         lacking = (*difference.behind, *difference.corrupt)
         return not all(self.copies[place].read_only for place in lacking)
-
-    def _count(self, difference: Difference) -> None:
-        self.found.differing += 1
-        at_ms = physical_ms(difference.best[:16]) if difference.best else 0
-        if at_ms <= self.terms.settled_ms:
-            self.found.settled += 1
-            if at_ms:
-                self.found.oldest_ms = min(self.found.oldest_ms or at_ms, at_ms)
 
     async def _read_best(self, batch: list[Difference]) -> dict[bytes, bytes]:
         """The record of each key as a holder has it now; it may be newer than listed."""

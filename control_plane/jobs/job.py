@@ -56,9 +56,10 @@ class JobRecord(msgspec.Struct, kw_only=True):
     """A job as the store holds it. Times are Unix milliseconds.
 
     A repair or a compaction goes over `buckets` of `keyspace` (none named: all), of which `next` is
-    the cursor. An admission gives `node` the life `run_id` (hex) under `incarnation`; where no
-    majority was left, what was acknowledged between `loss_from_ms` and `loss_to_ms` may be lost (to
-    0: nothing is).
+    the cursor. An admission gives `node` the life `run_id` (hex) under `incarnation`; `passed` are
+    the buckets of the present range that are repaired already, each with epoch and incarnation.
+    Where no majority was left, what was acknowledged between `loss_from_ms` and `loss_to_ms` may be
+    lost (to 0: nothing is).
     """
 
     id: str
@@ -74,6 +75,7 @@ class JobRecord(msgspec.Struct, kw_only=True):
     node: str = ""
     run_id: str = ""
     incarnation: int = 0
+    passed: list[str] = []
     accept_loss: bool = False
     loss_from_ms: int = 0
     loss_to_ms: int = 0

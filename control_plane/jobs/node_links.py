@@ -1,5 +1,7 @@
 """Links to nodes that a job keeps between its steps."""
 
+import asyncio
+from collections import defaultdict
 from typing import Final
 
 from buckets.topology import Node
@@ -14,14 +16,18 @@ class NodeLinks:
     def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._clients: dict[str, ReplicaClient] = {}
+        self._opening: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def open(self, node: Node) -> ReplicaClient:
         """The link to a node's present life; the caller looks at `server.run_id`."""
-        client = self._clients.get(node.address)
-        if client is None or client.link.closed:
-            client = await ReplicaClient.connect(node.host, node.port, timeout_s=self._timeout_s)
-            self._clients[node.address] = client
-        return client
+        async with self._opening[node.address]:  # of several that ask at once, one connects
+            client = self._clients.get(node.address)
+            if client is None or client.link.closed:
+                client = await ReplicaClient.connect(
+                    node.host, node.port, timeout_s=self._timeout_s
+                )
+                self._clients[node.address] = client
+            return client
 
     def close(self) -> None:
         """Drop all of them."""

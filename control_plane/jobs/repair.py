@@ -1,30 +1,36 @@
 """Anti-entropy: the owners of each bucket are compared, and what differs is moved, both ways.
 
 One step is one bucket. A bucket whose owners all took part is recorded as *repaired through* a
-version that was fixed before the pass: every owner holds everything up to it.
+version that was fixed before the pass: every owner holds everything up to it. In the linearizable
+mode nothing is moved: a register that differs passes through an identity change, and what was
+acknowledged up to that time is on every owner.
 """
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
 import structlog
 
-from buckets.bucket_map import RANGE_BUCKETS, Bucket, Mode
+from buckets.bucket_map import RANGE_BUCKETS, Bucket, Mode, Stage
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
 from control_plane.controllers.leading import Term
+from control_plane.coordination.errors import Conflict
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import Entry, Op, Put
 from control_plane.jobs.equalizing import Findings, Terms, equalize
+from control_plane.jobs.fencing import publish, raise_owners
 from control_plane.jobs.job import DONE, FAILED, Divergence, Job, JobLedger, JobRecord, now_ms
 from control_plane.jobs.node_links import NodeLinks
+from control_plane.jobs.passing import Quorum, equalize_registers, new_ballots
 from replicas.bucket_copy import Copy, Pace, StepRefused
 from replicas.commands import pack_limits
 from replicas.errors import ReplicaError
 from replicas.layout import bucket_keys
 from replicas.quorum import majority
-from replicas.version import ZERO_VERSION, physical_ms
+from replicas.version import ZERO_VERSION, HybridClock, physical_ms
 
 MOST_PASSES: Final = 3
 MOST_RETRIES: Final = 3
@@ -90,15 +96,16 @@ class RepairJob(Job):
         self._term = term
         self._ledger = ledger
         self._links = links
+        self._ballots = new_ballots()
         self._retries = 0  # of the present bucket
 
     async def run_once(self) -> bool:
         """One bucket, and the cursor after it."""
         record, state = self.record, self._term.state
         stored = state.keyspaces.get(record.keyspace)
-        if stored is None or stored.settings.mode is not Mode.TUNABLE:
+        if stored is None:
             record.state = FAILED
-            record.problem = f"keyspace {record.keyspace!r} is gone, or is not tunable"
+            record.problem = f"keyspace {record.keyspace!r} is gone"
             await self._ledger.save(record, self._term.leadership.guard())
             return False
         chosen = record.buckets or range(len(stored.keyspace.buckets))
@@ -106,7 +113,7 @@ class RepairJob(Job):
         if record.next < len(chosen):
             bucket = stored.keyspace.buckets[chosen[record.next]]
             pace = Pace()
-            repaired = await repair_bucket(state, stored, bucket, self._links, pace)
+            repaired = await self._repair(stored, bucket, pace)
             record.counts.moved_bytes += pace.moved_bytes
             if repaired.moved_on and self._retries < MOST_RETRIES:
                 self._retries += 1
@@ -120,6 +127,33 @@ class RepairJob(Job):
             record.state = DONE
         await self._ledger.save(record, self._term.leadership.guard(), more)
         return record.state != DONE
+
+    async def _repair(self, stored: StoredKeyspace, bucket: Bucket, pace: Pace) -> BucketRepair:
+        """One bucket. Damaged registers are healed under a new epoch: what their records had
+        promised is not known, and nothing that was promised before can be used under it.
+        """
+        state, ballots = self._term.state, self._ballots
+        repaired = await repair_bucket(state, stored, bucket, self._links, pace, ballots=ballots)
+        found = repaired.findings
+        if not found.healable or bucket.stage is not Stage.OLD or bucket.pending:
+            return repaired
+        raised = replace(bucket, epoch=bucket.epoch + 1)
+        name, index = stored.settings.name, bucket.id // RANGE_BUCKETS
+        try:
+            state = await publish(self._term, state, name, index, [raised])
+        except Conflict:
+            return replace(repaired, moved_on=True)
+        owners = [
+            (raised, owner) for owner in raised.owners if state.by_number[owner.node].record.trusted
+        ]
+        fenced = await raise_owners(self._links, state, stored, owners)
+        healed = await repair_bucket(
+            state, stored, raised, self._links, pace, ballots=ballots, fenced=fenced[bucket.id]
+        )
+        found.copied += healed.findings.copied
+        found.healed += healed.findings.healed
+        found.unhealed = healed.findings.unhealed
+        return replace(healed, findings=found)
 
     def _count(self, bucket: Bucket, repaired: BucketRepair) -> None:
         record, found = self.record, repaired.findings
@@ -149,16 +183,30 @@ class RepairJob(Job):
 
 
 async def repair_bucket(
-    state: ClusterState, stored: StoredKeyspace, bucket: Bucket, links: NodeLinks, pace: Pace
+    state: ClusterState,
+    stored: StoredKeyspace,
+    bucket: Bucket,
+    links: NodeLinks,
+    pace: Pace,
+    *,
+    ballots: HybridClock | None = None,
+    fenced: Collection[int] | None = None,
 ) -> BucketRepair:
-    """Make the owners of one bucket equal, as far as they can be reached and are trusted."""
-    copies, missing = await open_copies(state, stored, bucket, links, pace)
+    """Make the owners of one bucket equal, as far as they can be reached and are trusted.
+
+    `ballots` are for registers (None: new ones). `fenced`: the bucket's epoch is new, and these
+    nodes have been raised to it; they alone take part, and damaged registers are healed.
+    """
+    allowed = [owner for owner in bucket.owners if fenced is None or owner.node in fenced]
+    taking_part = replace(bucket, owners=tuple(allowed))
+    copies, missing = await open_copies(state, stored, taking_part, links, pace)
     if missing and len(copies) < 2:
         return BucketRepair(Findings(), b"", "; ".join(missing))
     try:
         times = await asyncio.gather(*(copy.client.time_ms() for copy in copies))
         through = (min(times) - THROUGH_MARGIN_MS).to_bytes(6, "big") + bytes(10)
-        found, left = await until_equal(stored, bucket, copies)
+        healing = fenced is not None
+        found, left = await until_equal(stored, bucket, copies, ballots=ballots, may_heal=healing)
     except StepRefused as error:
         return BucketRepair(Findings(), b"", str(error), moved_on=True)
     except ReplicaError as error:
@@ -168,19 +216,41 @@ async def repair_bucket(
     return BucketRepair(found, b"" if missing else through, "; ".join(missing))
 
 
-async def until_equal(
-    stored: StoredKeyspace, bucket: Bucket, copies: list[Copy]
-) -> tuple[Findings, int]:
-    """What the passes found in all, and how many old differences the last one left."""
+def _passes(
+    stored: StoredKeyspace,
+    bucket: Bucket,
+    copies: list[Copy],
+    ballots: HybridClock | None,
+    *,
+    may_heal: bool,
+) -> Callable[[], Awaitable[Findings]]:
+    """What makes one pass over these copies, by the keyspace's mode."""
     settings = stored.settings
     limits = pack_limits(settings.max_skew_ms, settings.log_bytes_per_bucket)
+    need = majority(len(bucket.owners))
+    if settings.mode is Mode.TUNABLE:
+        return lambda: equalize(copies, Terms(limits, need, now_ms() - SETTLED_MS))
+    quorum = Quorum(tuple(copies), need, limits, ballots or new_ballots(), may_heal=may_heal)
+    return lambda: equalize_registers(quorum, now_ms() - SETTLED_MS)
+
+
+async def until_equal(
+    stored: StoredKeyspace,
+    bucket: Bucket,
+    copies: list[Copy],
+    *,
+    ballots: HybridClock | None = None,
+    may_heal: bool = False,
+) -> tuple[Findings, int]:
+    """What the passes found in all, and how many old differences the last one left."""
+    one_pass = _passes(stored, bucket, copies, ballots, may_heal=may_heal)
     total, left = Findings(), 0
     for number in range(MOST_PASSES):
-        terms = Terms(limits, majority(len(bucket.owners)), now_ms() - SETTLED_MS)
-        found = await equalize(copies, terms)
+        found = await one_pass()
         left = found.settled
         if number:  # the same keys again, if they are still there
-            found.differing = found.settled = found.records = found.unhealed = 0
+            found.differing = found.settled = found.records = 0
+            found.unhealed = found.healable = 0
         total.add(found)
         if not found.copied and not found.healed:
             break

@@ -8,6 +8,8 @@ Keys, arguments and replies are described at the head of each file:
     copy           the same, of what another owner holds lib/apply.lua
     prepare        promise a ballot                      prepare.lua
     accept         accept what was chosen for a ballot   accept.lua
+    heal_acceptor  the same, over a corrupt record only  heal_acceptor.lua
+    promises       the highest promise of a bucket       promises.lua
     fence_create   a bucket's first fence                fence_create.lua
     fence_raise    to a newer epoch                      fence_raise.lua
     fence_release  leave a gravestone                    fence_release.lua
@@ -46,6 +48,8 @@ _PARTS = {
     "copy": (*_WRITE, "lib/apply", "copy"),
     "prepare": (*_WRITE, "lib/acceptor", "prepare"),
     "accept": (*_WRITE, "lib/acceptor", "accept"),
+    "heal_acceptor": (*_WRITE, "lib/acceptor", "heal_acceptor"),
+    "promises": (*_WRITE, "lib/acceptor", "lib/step", "promises"),
     "fence_create": (*_FENCE, "fence_create"),
     "fence_raise": (*_FENCE, "fence_raise"),
     "fence_release": (*_FENCE, "fence_release"),

@@ -21,6 +21,7 @@ from replicas.commands import (
     write_prefix,
     write_suffix,
 )
+from replicas.digest import parse_promises, promises_command
 from replicas.fence import Fence, Role, decode_fence, fence_prefix
 from replicas.layout import FENCE_FIELD, MAP_FIELD, bucket_keys, user_field
 from replicas.record import decode_record, encode_record
@@ -32,6 +33,7 @@ from replicas.replies import (
     parse_acceptor_read,
     parse_prepare,
     parse_read,
+    parse_refusal,
     parse_write,
 )
 from replicas.scripts import SCRIPTS
@@ -411,3 +413,62 @@ class TestBallotFloorOfAFence:
         record = encode_record(version_at(replica.now_ms()), b"y")
         prefix = write_prefix(KEYS, 5, 9)
         assert parse_write(replica.execute(prefix + write_suffix(KEY, record, LIMITS))) == 1
+
+
+def heal(replica: Subject, ballot: bytes, value: bytes | None = b"x") -> object:
+    record = encode_acceptor(ballot, Content(value, changed=ballot))
+    prefix = write_prefix(KEYS, 5, 9, script=SCRIPTS["heal_acceptor"])
+    reply = replica.execute(prefix + write_suffix(KEY, record, LIMITS))
+    return reply if isinstance(reply, int) else parse_refusal(reply)
+
+
+class TestHeal:
+    def damage(self, replica: Subject) -> None:
+        raw = replica.fields(KEYS.data)[FIELD]
+        replica.poke(KEYS.data, FIELD, flip(raw, len(raw) - 1))
+
+    def test_replaces_what_fails_its_checksum_which_nothing_else_does(
+        self, replica: Subject
+    ) -> None:
+        assert accept(replica, B1, b"old") is True
+        self.damage(replica)
+        assert code(prepare(replica, B2)) is Code.CORRUPT
+        assert code(accept(replica, B2)) is Code.CORRUPT
+        assert heal(replica, B2, b"chosen") == 1
+        assert (stored(replica).promise, stored(replica).content.value) == (B2, b"chosen")
+
+    def test_leaves_what_is_valid_or_absent(self, replica: Subject) -> None:
+        before = everything(replica)
+        assert heal(replica, B3) == 3
+        assert everything(replica) == before
+        assert accept(replica, B1, b"old") is True
+        before = everything(replica)
+        assert heal(replica, B3) == 3
+        assert everything(replica) == before
+
+    def test_is_judged_by_the_fence_and_its_floor(self, replica: Subject) -> None:
+        assert accept(replica, B1) is True
+        self.damage(replica)
+        put_fence(replica, ballot_floor=B3)
+        refusal = heal(replica, B2)
+        assert isinstance(refusal, Refusal)
+        assert (refusal.code, refusal.detail) == (Code.LOW_BALLOT, B3)
+        put_fence(replica, epoch=6)
+        assert code(heal(replica, B4)) is Code.STALE_EPOCH
+
+    def test_is_of_its_mode(self, replica: Subject) -> None:
+        replica.poke(KEYS.data, FIELD, encode_record(B1, b"tunable"))
+        assert code(heal(replica, B2)) is Code.WRONG_MODE
+
+
+def test_the_highest_promise_of_a_bucket_is_found_beside_damaged_records(
+    replica: Subject,
+) -> None:
+    command = promises_command(KEYS, 5, 9, cursor=b"0", count=100)
+    assert parse_promises(replica.execute(command)) == (b"0", 0, ZERO_VERSION)
+    assert accept(replica, B2) is True
+    assert isinstance(prepare(replica, B3), Acceptor)
+    replica.poke(KEYS.data, user_field(b"damaged"), b"not a record")
+    assert parse_promises(replica.execute(command)) == (b"0", 2, B3)
+    put_fence(replica, epoch=6)
+    assert code(parse_promises(replica.execute(command))) is Code.STALE_EPOCH

@@ -25,7 +25,13 @@ from replicas.commands import (
     write_prefix,
     write_suffix,
 )
-from replicas.digest import digest_command, drop_command, entries_command, overwrite_fence
+from replicas.digest import (
+    digest_command,
+    drop_command,
+    entries_command,
+    overwrite_fence,
+    promises_command,
+)
 from replicas.fence import Fence, Role
 from replicas.group import encode_group
 from replicas.layout import FENCE_FIELD, IDENTITY_KEY, BucketKeys, bucket_keys, user_field
@@ -128,7 +134,8 @@ def steps(draw: st.DrawFn, now_ms: int) -> bytes:
     if draw(st.booleans()):
         ballot = ZERO_VERSION if draw(rarely) else stamp(now_ms, draw(versions))
         return prepare_prefix(keys, epoch, incarnation) + prepare_suffix(key, ballot)
-    prefix = write_prefix(keys, epoch, incarnation, script=SCRIPTS["accept"])
+    script = SCRIPTS[draw(st.sampled_from(["accept", "accept", "heal_acceptor"]))]
+    prefix = write_prefix(keys, epoch, incarnation, script=script)
     record = draw(records(now_ms)) if draw(rarely) else draw(registers(now_ms))
     return prefix + write_suffix(key, record, pack_limits(500, 1 << 20))
 
@@ -267,6 +274,7 @@ def repair_commands(draw: st.DrawFn, keys: BucketKeys, now_ms: int) -> list[byte
         list_command(keys, epoch, life, prefix=draw(st.sampled_from([b"", b"", b"a", b"\x00"]))),
         list_command(keys, epoch, life, cursor=b"-1", count=draw(st.sampled_from([0, 10, 10_001]))),
         count_command(keys, epoch, life),
+        promises_command(keys, epoch, life, cursor=b"0", count=100),
         drop_command(keys, epoch, life, user_field(draw(user_keys))),
         overwrite_fence(keys, draw(fences(now_ms, (Role.JOINING, Role.OWNER))), b"entry 3"),
         pack_command(

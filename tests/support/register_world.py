@@ -98,6 +98,7 @@ class World:
     def __post_init__(self) -> None:
         self.dice = Random(self.seed)
         self.now_ms = START_MS
+        self.skews_ms = SKEWS_MS
         self.moment = 0
         self.replicas = [self.replica(bytes([slot]) * 20) for slot in range(self.size)]
         for replica in self.replicas:
@@ -149,7 +150,7 @@ class World:
         coordinator = self.dice.randrange(len(SKEWS_MS))
         id_ = b""
         if wanted.change is not None:
-            at_ms = self.now_ms + SKEWS_MS[coordinator]
+            at_ms = self.now_ms + self.skews_ms[coordinator]
             id_ = at_ms.to_bytes(6, "big") + self.dice.randbytes(10)
         self.moment += 1
         operation = self._operation(wanted, coordinator, id_, fresh=True)
@@ -168,7 +169,7 @@ class World:
         )
 
     def _clock(self, running: Running) -> int:
-        return self.now_ms + SKEWS_MS[running.coordinator]
+        return self.now_ms + self.skews_ms[running.coordinator]
 
     # --- messages
 

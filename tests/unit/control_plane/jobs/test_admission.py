@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from buckets.bucket_map import Bucket, KeyspaceSettings, Mode, Owner, Stage
+from buckets.bucket_map import Bucket, KeyspaceSettings, Owner, Stage
 from control_plane.controllers.cluster_state import ClusterState, StoredKeyspace
 from control_plane.controllers.records import EVICTING, RESTARTED_EMPTY
 from control_plane.controllers.sight import cluster_mark
@@ -98,12 +98,6 @@ class TestObstacles:
         assert "another change" in why_not(moving, ALL_OTHERS)
         joined = replace(BUCKET, pending=(Owner(4, 1),))
         assert "another change" in why_not(joined, ALL_OTHERS, accept_loss=True)
-
-    def test_a_linearizable_keyspace_waits(self) -> None:
-        _, state = one_keyspace()
-        stored = keyspace_of(state)
-        stored = replace(stored, settings=replace(stored.settings, mode=Mode.LINEARIZABLE))
-        assert "linearizable" in obstacle(stored, BUCKET, LOST, ALL_OTHERS, accept_loss=True)
 
 
 class TestOutlook:
