@@ -173,7 +173,13 @@ class AdmissionJob(Job):
                     self.record.passed.append(cursor)
                     await self._save()
 
-        await asyncio.gather(*(repair(bucket) for bucket in buckets))
+        repairs = [asyncio.ensure_future(repair(bucket)) for bucket in buckets]
+        try:
+            await asyncio.gather(*repairs)
+        finally:  # what one of them ends, ends for all: nothing goes on behind the job's back
+            for each in repairs:
+                each.cancel()
+            await asyncio.gather(*repairs, return_exceptions=True)
         admitted = [with_again(bucket, target) for bucket in buckets]
         state = await publish(self._term, state, unit.keyspace, unit.index, admitted)
         stored = state.keyspaces[unit.keyspace]

@@ -181,7 +181,6 @@ async def test_what_an_old_dump_says_is_neither_believed_nor_counted(
         nodes[0].stop()
         await accept(app, nodes[1:], 1, b"k", b"new", ballot(-30_000))
         nodes[0].restart()
-        await damage(nodes[0], 1, b"k")
         await until(lambda: node_of(app).node.incarnation == 2, "it is admitted")
         await all_agree(nodes, 1, b"k", b"new")
         await all_agree(nodes, 1, b"never chosen", None)
