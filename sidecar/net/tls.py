@@ -112,7 +112,11 @@ async def keep_fresh(tls: Tls, changed: Callable[[], Any]) -> None:
     while True:
         await asyncio.sleep(LOOK_S)
         if tls.reload():
-            await changed()
+            try:
+                await changed()
+            except OSError as error:  # the servers of before go on
+                tls.problem = f"new connections still get the certificate before: {error}"
+                log.exception("no server with the new certificate")
 
 
 def _sentence(config: SidecarConfig, error: Exception) -> str:
