@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_digest
 
 from sidecar.background.errors import HintFileDamaged, HintFileForeign, hint_file_error
-from sidecar.core.hints import Hint
+from sidecar.core.hints import ONLY_COPY, Hint
 
 APPLICATION_ID: Final = 0x44616248  # "DabH", as `file` and PRAGMA application_id show it
 SCHEMA_VERSION: Final = 1
@@ -41,6 +41,7 @@ CREATE TABLE hints (
 );
 CREATE INDEX hints_by_node ON hints (node, id);
 CREATE INDEX hints_by_age ON hints (created_ms) WHERE node != 0;
+CREATE INDEX only_copies_by_age ON hints (created_ms) WHERE node = 0;
 CREATE TABLE marks (
     keyspace TEXT NOT NULL,
     bucket INTEGER NOT NULL,
@@ -191,12 +192,16 @@ class HintFile:
         return [Group(*row) for row in rows]
 
     def oldest_ms(self, node: int) -> int:
-        """When the first hint that waits for `node` was made; 0: none waits."""
+        """When the first hint that waits for `node` was made; 0: none waits.
+
+        Of only copies the oldest, whichever was kept first: they are as old as their versions.
+        """
+        first = "SELECT created_ms FROM hints WHERE node = ? ORDER BY id LIMIT 1"
+        oldest = "SELECT min(created_ms) FROM hints WHERE node = 0 AND ? = 0"
         with self._errors():
-            row = self._connection.execute(
-                "SELECT created_ms FROM hints WHERE node = ? ORDER BY id LIMIT 1", (node,)
-            ).fetchone()
-        return int(row[0]) if row else 0
+            statement = oldest if node == ONLY_COPY else first
+            row = self._connection.execute(statement, (node,)).fetchone()
+        return int(row[0] or 0) if row else 0
 
     def marks(self) -> list[Mark]:
         """All repair marks."""

@@ -88,7 +88,8 @@ class Ledger:
     def added(self, hint: Hint) -> None:
         """It is on disk."""
         self._change(hint.node, hint.keyspace, hint.bucket, 1, hint.size_bytes)
-        self._oldest.setdefault(hint.node, hint.created_ms)
+        oldest_ms = self._oldest.get(hint.node, hint.created_ms)
+        self._oldest[hint.node] = min(oldest_ms, hint.created_ms)
 
     def removed(self, hint: Hint) -> None:
         """It is gone from the disk."""

@@ -12,8 +12,8 @@ from buckets.bucket_map import Bucket, BucketMap, Consistency, Keyspace
 from buckets.hashing import key_hash
 from buckets.topology import Node
 from replicas.commands import split_write_suffix
-from replicas.record import Record
-from replicas.version import HybridClock
+from replicas.record import CHECKSUM_BYTES, VERSION_BYTES, Record
+from replicas.version import HybridClock, physical_ms
 from sidecar.core import checks
 from sidecar.core.clocks import Clocks
 from sidecar.core.counters import Counters, LatencyHistogram
@@ -443,7 +443,10 @@ class Coordinator:
         if self.hints is None:
             return "this sidecar keeps no hints"
         key, record = split_write_suffix(suffix)
-        hint = Hint(route.keyspace, route.bucket, key, record, ONLY_COPY, self.clocks.time_ms())
+        # As old as its version, which may be a repeat's: purges wait for all that is as old as it.
+        version_ms = physical_ms(record[CHECKSUM_BYTES : CHECKSUM_BYTES + VERSION_BYTES])
+        created_ms = min(version_ms, self.clocks.time_ms())
+        hint = Hint(route.keyspace, route.bucket, key, record, ONLY_COPY, created_ms)
         return self.hints.keep_only_copy(hint, done)
 
     # --- epochs

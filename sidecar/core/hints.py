@@ -31,7 +31,7 @@ class Hint(NamedTuple):
     key: bytes
     record: bytes
     node: int  # the owner's number, or ONLY_COPY
-    created_ms: int  # Unix milliseconds
+    created_ms: int  # Unix milliseconds; of an only copy at most its version's
 
     @property
     def size_bytes(self) -> int:

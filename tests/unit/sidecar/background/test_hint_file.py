@@ -115,6 +115,13 @@ def test_the_oldest_of_a_node_is_known(file: HintFile) -> None:
     assert file.oldest_ms(4) == 0
 
 
+def test_the_oldest_only_copy_need_not_be_the_first(file: HintFile) -> None:
+    assert file.oldest_ms(ONLY_COPY) == 0
+    copies = [hint(n, node=ONLY_COPY, created_ms=at_ms) for n, at_ms in ((1, 700), (2, 500))]
+    file.commit(Batch(copies))
+    assert file.oldest_ms(ONLY_COPY) == 500
+
+
 def test_what_is_too_old_goes_and_its_bucket_is_marked_in_the_same_commit(file: HintFile) -> None:
     old, young = hint(1, created_ms=1000), hint(2, created_ms=1001)
     file.commit(Batch([old, young, hint(3, bucket=6, created_ms=2)]))

@@ -118,6 +118,14 @@ async def test_an_only_copy_is_confirmed_after_it_is_on_disk(path: Path) -> None
         assert await all_of(hints, ONLY_COPY) == [hint(1, node=ONLY_COPY)]
 
 
+async def test_an_only_copy_is_shown_to_be_as_old_as_the_oldest(path: Path) -> None:
+    async with open_log(path) as hints:
+        for number, at_ms in ((1, NOW_MS), (2, NOW_MS - 5)):
+            hints.keep_only_copy(hint(number, node=ONLY_COPY, created_ms=at_ms), lambda _: None)
+            await hints.flush()
+        assert hints.view().nodes[0].oldest_ms == NOW_MS - 5
+
+
 async def test_what_an_owner_took_is_removed(path: Path) -> None:
     async with open_log(path) as hints:
         hints.keep(hint(1, created_ms=NOW_MS - 5))

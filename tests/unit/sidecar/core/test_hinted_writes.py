@@ -7,6 +7,7 @@ from hiredis import ReplyError
 
 from buckets.bucket_map import Consistency, KeyspaceSettings
 from replicas.record import decode_record
+from replicas.version import physical_ms
 from sidecar.core.hints import ONLY_COPY, Hint
 from sidecar.errors import Outcome, Reason
 from tests.support.fake_cluster import KEYSPACE, START_MS, FakeCluster, Move
@@ -227,6 +228,16 @@ def test_at_any_without_an_owner_the_answer_waits_for_the_disk(
     assert asked.write.acks == 0
     assert asked.write.version
     assert kept.nodes == []
+
+
+def test_an_only_copy_is_as_old_as_the_version_it_repeats(cluster: FakeCluster, kept: Kept) -> None:
+    """A purge that waits for younger hints only would have its owners refuse it."""
+    all_away(cluster)
+    version = cluster.put(KEY, b"v", ANY).write.version
+    cluster.wait(60.0)
+    cluster.put(KEY, b"v", ANY, version=version)
+    (first, _), (repeated, _) = kept.only_copies
+    assert first.created_ms == repeated.created_ms == physical_ms(version)
 
 
 def test_at_any_a_log_at_its_bound_refuses_and_nothing_was_applied(
