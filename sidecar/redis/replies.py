@@ -7,6 +7,7 @@ The first word says what happened to the data, so that a program need not read t
 | UNKNOWN      | any                  | UNKNOWN     | perhaps applied; `version` names the write, |
 |              |                      |             | to repeat the very same one                 |
 | any other    | CALLER, PRECONDITION | ERR         | wrong now, wrong when repeated; not applied |
+| any other    | FORBIDDEN            | NOPERM      | not for this client                         |
 | NOT_APPLIED  | the others           | NOTAPPLIED  | nobody will ever read the value             |
 | none (reads) | UNAVAILABLE          | UNAVAILABLE | not enough replicas; worth repeating        |
 | none         | TIMEOUT              | TIMEOUT     | the deadline passed; worth repeating        |
