@@ -20,7 +20,10 @@ help: ## list the targets
 setup: .venv/.installed-run ## install what `make run` needs into .venv
 	@:
 
-setup-dev: .venv/.installed-dev ## the same with the tools and what the tests need
+.venv/node/node_modules/.package-lock.json: tests/clients_node/package-lock.json .venv/.installed-dev
+	@scripts/install-node-clients.sh
+
+setup-dev: .venv/.installed-dev .venv/node/node_modules/.package-lock.json ## the same with the tools and what the tests need
 	@:
 
 run: setup ## start a local cluster: make run ARGS="--load cities --for 10 --exit"

@@ -23,4 +23,5 @@ if grep -nE '://|file:|--(extra-)?index|--find-links|@ /' requirements.lock requ
     printf 'lock: the lines above name an address or a path; lock files hold names, versions and hashes only\n' >&2
     exit 1
 fi
+scripts/install-node-clients.sh lock
 printf 'lock: requirements.lock and requirements-dev.lock are up to date\n'
