@@ -210,7 +210,7 @@ def clock_error(why: OSError) -> DataError:
         Reason.CLOCK_SKEW,
         Fault.UNAVAILABLE,
         f"this sidecar can not keep its clock in its state_dir ({why.strerror or why}), so nothing"
-        " was sent. Make room on its disk",
+        " was sent. Give that folder room and permissions, and the process file descriptors",
     )
 
 

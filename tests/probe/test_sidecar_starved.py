@@ -7,7 +7,6 @@ import time
 import pytest
 
 from tests.support.fault_table import Judged
-from tests.support.history import NOT_APPLIED
 from tests.support.load import load_on
 from tests.support.local_cluster import LocalCluster, wait_until
 from tests.support.processes import open_files
@@ -31,7 +30,7 @@ def served(port: int) -> bool:
         return False
 
 
-def test_without_file_descriptors_reads_go_on_and_writes_are_refused_typed(
+def test_without_file_descriptors_those_who_are_connected_are_served(
     cluster: LocalCluster, judged: Judged
 ) -> None:
     pid = cluster.sidecar.pid
@@ -51,15 +50,9 @@ def test_without_file_descriptors_reads_go_on_and_writes_are_refused_typed(
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
         wait_until(lambda: served(cluster.redis_port), "new connections are served")
         load.run_for(300)
-        late = len(load.history.failures)
-        load.run_for(300)
         history = load.stop()
         load.read_all()
-    assert len(history.failures) == late
-    # The clock's ceiling is a file as well: without it no version is given that would be safe.
-    for event in history.failures:
-        assert event.outcome == NOT_APPLIED
-        assert "Too many open files" in event.error
+    assert [event for event in history.failures if "open files" in event.error] == []
     judged(history)
 
 

@@ -1,12 +1,14 @@
 """The ceiling on disk: versions grow over restarts, whatever the clock does."""
 
+import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from buckets.bucket_map import Consistency
 from replicas.version import physical_ms
-from sidecar.clock_file import LEAD_MS, DurableClock, clock_path
+from sidecar.clock_file import LEAD_MS, SLOT_BYTES, DurableClock, clock_path
 from sidecar.core.operation import Write
 from sidecar.errors import Outcome, Reason
 from tests.support.fake_cluster import KEYSPACE, START_MS, START_S, FakeCluster
@@ -16,7 +18,8 @@ WRITER = b"writer-1"
 
 
 def ceiling(path: Path) -> int:
-    return int(path.read_text())
+    """What the next process finds."""
+    return DurableClock(WRITER, path).last_ms
 
 
 def test_after_a_crash_and_with_an_earlier_clock_versions_still_grow(tmp_path: Path) -> None:
@@ -70,6 +73,43 @@ def test_a_file_that_holds_no_time_promises_nothing(tmp_path: Path, text: bytes)
     path = tmp_path / "clock-0"
     path.write_bytes(text)
     assert physical_ms(DurableClock(WRITER, path).next(START_MS)) == START_MS
+
+
+@pytest.mark.parametrize("kept_bytes", range(SLOT_BYTES + 1))
+def test_a_write_that_is_cut_short_leaves_the_ceiling_before_it(
+    tmp_path: Path, kept_bytes: int
+) -> None:
+    path = tmp_path / "clock-0"
+    clock = DurableClock(WRITER, path)
+    for now_ms in (START_MS - 99_999, START_MS):  # many digits differ
+        clock.next(now_ms)
+    before, known_ms = path.read_bytes(), ceiling(path)
+    clock.next(START_MS + 5_000)
+    after, raised_ms = path.read_bytes(), ceiling(path)
+    assert before[SLOT_BYTES:] == after[SLOT_BYTES:]
+    path.write_bytes(after[:kept_bytes] + before[kept_bytes:])
+    assert ceiling(path) == (raised_ms if kept_bytes >= SLOT_BYTES - 1 else known_ms)
+
+
+def test_a_process_out_of_descriptors_still_raises_it(tmp_path: Path) -> None:
+    path = tmp_path / "clock-0"
+    clock = DurableClock(WRITER, path)
+    clock.next(START_MS)
+    taken: list[int] = []
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        while True:
+            try:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+            except OSError:
+                break
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 2, limits[1]))
+        later = physical_ms(clock.next(START_MS + 9_999))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        for descriptor in taken:
+            os.close(descriptor)
+    assert later <= ceiling(path)
 
 
 def test_without_a_file_nothing_is_kept() -> None:
