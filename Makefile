@@ -6,7 +6,7 @@ PY := .venv/bin/python
 # What ruff and mypy look at, as far as it exists.
 CODE = $(wildcard buckets replicas sidecar control_plane tests bench scripts)
 
-.PHONY: help setup setup-dev run test peers lint format protos bench models probe sim zookeeper lock clean
+.PHONY: help setup setup-dev run test compiled test-compiled peers lint format protos bench models probe sim zookeeper lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,13 @@ run: setup ## start a local cluster: make run ARGS="--load cities --for 10 --exi
 
 test: setup-dev peers ## run every test: make test ARGS="tests/unit -k quorum"
 	@$(PY) -m pytest $(ARGS)
+
+compiled: setup-dev ## compile the hot modules: PYTHONPATH=build/compiled .venv/bin/dabba dev
+	@scripts/compile.sh
+
+test-compiled: compiled ## run the unit tests and the simulator on them
+	@cd build/compiled && PYTHONPATH=$$PWD ../../$(PY) -m pytest tests/unit/buckets tests/unit/replicas tests/unit/sidecar tests/sim \
+		-k "not without_a_rule" $(ARGS)
 
 peers: ## install the real servers and clients that the tests talk to (apt-get)
 	@scripts/install-peers.sh

@@ -8,6 +8,7 @@ promptly (half open), after a pause that grows when it keeps relapsing.
 """
 
 from collections import deque
+from typing import ClassVar
 
 SAMPLES = 64  # latencies that the p95 is taken from: 16 s of probes alone, 0.3 s under load
 FEWEST_SAMPLES = 8
@@ -139,8 +140,9 @@ class Admission:
 
     __slots__ = ("_ticked_at", "limit", "most", "turn_s")
 
-    LATE_S = 0.1  # a tick so long after the one before: the loop was blocked, or is too slow
-    LEAST = 1024
+    # A tick so long after the one before: the loop was blocked, or is too slow.
+    LATE_S: ClassVar[float] = 0.1
+    LEAST: ClassVar[int] = 1024
 
     def __init__(self, most: int, now: float) -> None:
         self.most = most
