@@ -3,8 +3,8 @@
 The file holds a time (Unix milliseconds) that no version issued so far passes. It is kept a little
 ahead of the clock, renewed while there are writes, and lowered to the truth on a clean stop.
 
-It is written in place, in two slots by turns, each with its checksum; the higher one counts. A write
-cut short leaves the other, and needs neither a descriptor nor room, which may be short.
+It is written in place, in two slots by turns, each with its checksum; the higher one counts. So a
+write that is cut short leaves the other, and none needs a descriptor or room, which may be short.
 """
 
 import os
