@@ -2,7 +2,8 @@
 
 A batch asks of each key exactly as many replicas as its level needs. When every reply comes with a
 fence that was judged good before, when the replies for one key are equal bytes and their record
-passes its checksum, the batch is answered as a whole: 2 us a read, where a `ReadRun` takes 8.
+passes its checksum, the batch is answered as a whole: from a client's bytes to its answer 2.9 us of
+Python a GET in pipelines of 16, where it takes 7.5 with a `ReadRun` for each.
 
 Anything else *dissolves* the batch: an unknown fence, an error, replicas that differ, a record that
 is no answer, a link that is full or lost, a replica that is slow, a deadline, a new map. Each of
