@@ -339,7 +339,8 @@ class AdminService(admin_pb2_grpc.AdminServicer):
             # One that moved to another instance may still be listed by the former.
             if known is None or known.connected_since_ms < sidecar.connected_since_ms:
                 by_id[sidecar.id] = sidecar
-        return self._instance.view([by_id[name] for name in sorted(by_id, key=natural)])
+        sidecars = [by_id[name] for name in sorted(by_id, key=natural)]
+        return self._instance.view(sidecars, await self._instance.hints.known())
 
     async def _close_all_but(self, addresses: set[str]) -> None:
         for gone in self._channels.keys() - addresses:

@@ -21,6 +21,7 @@ from sidecar.background.map_feed import FeedIdentity, MapFeed
 from sidecar.clock_file import clock_path
 from sidecar.config import SidecarConfig
 from sidecar.data_path import DataPath
+from sidecar.hinting import log_id
 from sidecar.listeners import Listeners, address_of, bind_tcp, bind_unix
 from sidecar.ports_file import write_ports
 from sidecar.state_folder import claim
@@ -37,6 +38,7 @@ class Sidecar:
 
     def __init__(self, config: SidecarConfig) -> None:
         self._claim = claim(config.state_dir)
+        self._log_id = log_id(config.state_dir)
         share = config.workers > 1
         self._config = config
         self._admin_socket = bind_tcp("admin", config.admin, share=False)
@@ -186,6 +188,7 @@ class Sidecar:
     def _make_reporter(self) -> HintReporter:
         return HintReporter(
             self._config.id,
+            self._log_id,
             self._config.hint_age_ms,
             view=self._hints_view,
             control_plane=lambda: self._feed.state.connected_to,

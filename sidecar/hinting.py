@@ -1,6 +1,7 @@
 """The hints of one worker process: their log, their replay, and when each begins and ends."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from sidecar.background.hint_drain import HintDrain
 from sidecar.background.hint_handover import HintAdoption, hand_over
 from sidecar.background.hint_ledger import HintsView
 from sidecar.background.hint_log import HintLog
-from sidecar.config import SidecarConfig
+from sidecar.background.map_file import MapFile
+from sidecar.config import ConfigError, SidecarConfig
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.hints import HintBounds
 from sidecar.workers import Repaired
@@ -88,6 +90,23 @@ class Hinting:
 def hint_path(state_dir: str, worker: int) -> Path | None:
     """Where worker number `worker` keeps its hints; None: nowhere."""
     return Path(state_dir) / f"hints-{worker}.db" if state_dir else None
+
+
+def log_id(state_dir: str) -> str:
+    """What the logs of this folder are called, over all starts; "": there are none. Made by the
+    first start. Raises ConfigError.
+    """
+    if not state_dir:
+        return ""
+    file = MapFile(Path(state_dir) / "hints-id")
+    try:
+        known = file.read()
+        if known is None:
+            known = secrets.token_bytes(16)
+            file.write(known)
+    except OSError as error:
+        raise ConfigError(f"configuration: state_dir takes no {file.path}: {error}") from None
+    return known.hex()[:32]
 
 
 def _without_worker(config: SidecarConfig) -> list[Path]:

@@ -92,7 +92,7 @@ def hints(
 ) -> None:
     """Show the hints of a sidecar: writes kept for owners that missed them; buckets to repair."""
     if forget is not None:
-        _forget(forget, control_plane_address, timeout)
+        _forget(forget, control_plane_address, timeout, output)
         return
     address = find_address(SIDECAR_ADMIN, admin_address)
     raw = _get(address, "/hints", timeout)
@@ -109,15 +109,20 @@ def hints(
     _print(answer)
 
 
-def _forget(sidecar: str, control_plane_address: str | None, timeout: float) -> None:
+def _forget(
+    sidecar: str, control_plane_address: str | None, timeout: float, output: OutputFormat
+) -> None:
     request = admin_pb2.ForgetHintsRequest(sidecar=sidecar)
     with control_plane(control_plane_address, timeout) as (peer, admin):
         answer = peer.call(admin.ForgetHints, request)
     if not answer.known:
         raise CommandError(
             f"sidecar {sidecar!r} has reported no hints",
-            "see which sidecars there are: dabba sidecars",
+            "see which sidecars are away with hints: dabba status",
         )
+    if output is OutputFormat.JSON:
+        print_json({"forgotten": sidecar})
+        return
     console().print(Text(f"the hints of {sidecar} are forgotten", style="green"))
 
 

@@ -7,7 +7,13 @@ from typing import Final
 from buckets.bucket_map import Durability
 from buckets.topology import NodeState
 from control_plane.controllers.sight import DOWN, SUSPECT, UP
-from control_plane.controllers.status import View, bucket_counts
+from control_plane.controllers.status import (
+    HINTS_AWAY_FIX,
+    View,
+    bucket_counts,
+    hints_away_text,
+    hints_of_absent,
+)
 from protos.dabbawala.v1.admin_pb2 import Finding
 
 CLOCK_WARNING_MS: Final = 200.0
@@ -168,3 +174,6 @@ def _sidecar_findings(view: View) -> Iterator[Finding]:
         if sidecar.clock_problem:
             fix = "synchronize its host's clock (chrony, ntpd)"
             yield _error("sidecar-clock", sidecar.id, sidecar.clock_problem, fix)
+    for record in hints_of_absent(view):
+        fix = f"{HINTS_AWAY_FIX} {record.sidecar}"
+        yield _warning("hints-away", record.sidecar, hints_away_text(record), fix)

@@ -18,8 +18,8 @@ from control_plane.controllers.status import Health, View, next_healths
 from control_plane.coordination.errors import CoordinationError, StoreClosed
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import CoordinationStore
-from control_plane.jobs.hint_reports import HintReports
-from control_plane.jobs.job import JobLedger
+from control_plane.jobs.hint_reports import HintRecord, HintReports
+from control_plane.jobs.job import JobLedger, now_ms
 from control_plane.jobs.running import Jobs
 from protos.dabbawala.v1 import admin_pb2
 
@@ -83,7 +83,11 @@ class ControlPlaneInstance:
             await asyncio.gather(task, return_exceptions=True)
         await self.probes.stop()
 
-    def view(self, sidecars: Sequence[admin_pb2.SidecarStatus] = ()) -> View:
+    def view(
+        self,
+        sidecars: Sequence[admin_pb2.SidecarStatus] = (),
+        hints: Sequence[HintRecord] = (),
+    ) -> View:
         """What this instance knows now; the last known, when the store is gone."""
         return View(
             state=self.feed.state,
@@ -100,6 +104,8 @@ class ControlPlaneInstance:
             admissions=self.jobs.admissions() if self.jobs is not None else {},
             diverged=self.jobs.diverged() if self.jobs is not None else {},
             compactions=self.jobs.compactions() if self.jobs is not None else {},
+            hints=hints,
+            now_ms=now_ms(),
         )
 
     async def _lead(self, term: Term) -> None:

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from buckets.codec import keyspace_message
 from buckets.topology import Node, NodeState
@@ -20,6 +21,7 @@ from control_plane.controllers.sight import (
     cluster_mark,
     health,
 )
+from control_plane.jobs.hint_reports import HintRecord, hints_away
 from control_plane.jobs.job import Divergence, JobRecord
 from protos.dabbawala.v1 import admin_pb2, map_pb2
 
@@ -58,6 +60,8 @@ class View:
     admissions: Mapping[str, str] = field(default_factory=dict)  # how far, in words, by node id
     diverged: Mapping[tuple[str, int], Divergence] = field(default_factory=dict)
     compactions: Mapping[str, JobRecord] = field(default_factory=dict)  # the last, by keyspace
+    hints: Sequence[HintRecord] = ()
+    now_ms: int = 0
 
 
 def next_healths(
@@ -222,7 +226,27 @@ def problems(view: View) -> list[str]:
             found.append(f"sidecar {sidecar.id} refused the map: {sidecar.detail}")
         if sidecar.clock_problem:
             found.append(f"sidecar {sidecar.id}: {sidecar.clock_problem}; synchronize its clock")
+    found += [
+        f"sidecar {record.sidecar}: {hints_away_text(record)}; {HINTS_AWAY_FIX} {record.sidecar}"
+        for record in hints_of_absent(view)
+    ]
     return found
+
+
+HINTS_AWAY_FIX: Final = (
+    "start it again with its state_dir; or, if that is lost: dabba hints --forget"
+)
+
+
+def hints_of_absent(view: View) -> list[HintRecord]:
+    """What sidecars kept that are not there to replay it."""
+    return hints_away(view.hints, (sidecar.id for sidecar in view.sidecars), view.now_ms)
+
+
+def hints_away_text(record: HintRecord) -> str:
+    """What it costs that it is away, in words."""
+    what = "the only copies of writes at level ANY" if record.only_copy_ms else "hints"
+    return f"it is away with {what}, and no younger tombstone may go in any keyspace"
 
 
 def _sick(view: View) -> list[StoredNode]:

@@ -95,6 +95,7 @@ class CompactionJob(Job):
             record.next += 1
         if record.next >= len(stored.keyspace.buckets):
             record.state = DONE
+            await self._hints.forget_aged(wall_ms())
             _log.info("compacted", keyspace=record.keyspace, purged=record.counts.purged)
         await self._save()
         return record.state != DONE

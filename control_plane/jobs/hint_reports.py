@@ -5,23 +5,26 @@ and may come back with its disk. What a sidecar needs to know in turn, which of 
 marked have been repaired, goes back with the answer.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import sha1
 from typing import Final
 
 import msgspec
 
-from buckets.bucket_map import RANGE_BUCKETS
+from buckets.bucket_map import RANGE_BUCKETS, Mode
 from control_plane.controllers.cluster_state import ClusterState
-from control_plane.coordination.errors import NotFound
+from control_plane.coordination.errors import CoordinationError, NotFound
 from control_plane.coordination.paths import ClusterPaths
 from control_plane.coordination.store import CoordinationStore
+from control_plane.errors import Violation, invalid
 from control_plane.jobs.repair import repair_began_ms, repaired_path
 from protos.dabbawala.v1 import admin_pb2
 
 EVERYWHERE: Final = ("", -1)  # a mark of all buckets
 # Clocks of sidecars and replicas differ, and a repair is to have begun *after* the loss.
 MARK_MARGIN_MS: Final = 1_000
+MOST_NAME: Final = 256
 
 Place = tuple[str, int]  # keyspace and bucket
 
@@ -29,13 +32,15 @@ Place = tuple[str, int]  # keyspace and bucket
 class HintRecord(msgspec.Struct, frozen=True):
     """One sidecar's hints. Unix milliseconds, 0: it has none of that kind.
 
-    `oldest_ms` is of those that it drops at the age of `age_ms`.
+    `oldest_ms` is of those that it drops at the age of `age_ms`. `log` names where they are kept:
+    a sidecar that starts again may have another id, and two may have the same.
     """
 
     sidecar: str
     oldest_ms: int
     age_ms: int
     only_copy_ms: int
+    log: str = ""
 
     def holds_ms(self, now_ms: int) -> int:
         """The time of the oldest hint that may still be replayed; 0: none.
@@ -56,10 +61,11 @@ class HintReports:
         self._store = store
         self._paths = paths
         self._folder = f"{paths.root}/hints"
+        self._last: list[HintRecord] = []
 
     async def take(self, record: HintRecord) -> None:
         """Keep what a sidecar says of itself now."""
-        path = self._path(record.sidecar)
+        path = self._path(record)
         known = await self._store.read(path)
         if record.oldest_ms or record.only_copy_ms:
             raw = msgspec.json.encode(record)
@@ -71,9 +77,16 @@ class HintReports:
     async def answer(
         self, request: admin_pb2.ReportHintsRequest, state: ClusterState
     ) -> admin_pb2.ReportHintsResponse:
-        """Keep what a sidecar reports; say which of its marks are done with."""
+        """Keep what a sidecar reports; say which of its marks are done with. Raises Invalid."""
+        check_report(request)
         await self.take(
-            HintRecord(request.sidecar, request.oldest_ms, request.age_ms, request.only_copy_ms)
+            HintRecord(
+                request.sidecar,
+                request.oldest_ms,
+                request.age_ms,
+                request.only_copy_ms,
+                request.log,
+            )
         )
         marks = {(mark.keyspace, mark.bucket): mark.last_ms for mark in request.marks}
         began = await self._repairs_began(marks, state)
@@ -101,20 +114,39 @@ class HintReports:
 
     async def forget(self, sidecar: str) -> bool:
         """A sidecar will not come back; False: it had said nothing."""
-        path = self._path(sidecar)
-        known = await self._store.read(path)
-        if known is not None:
+        found = [path for path, record in await self._records() if record.sidecar == sidecar]
+        for path in found:
             await self._delete(path)
-        return known is not None
+        return bool(found)
+
+    async def forget_aged(self, now_ms: int) -> None:
+        """Forget what sidecars said that are gone since all they had is too old to be replayed."""
+        for path, record in await self._records():
+            if not record.holds_ms(now_ms):
+                await self._delete(path)
 
     async def read_all(self) -> list[HintRecord]:
         """Of all sidecars that have hints, as far as it was said; not older than this call."""
         await self._store.sync(self._paths.epoch)
+        return [record for _, record in await self._records()]
+
+    async def known(self) -> list[HintRecord]:
+        """The same for people to look at: of a moment ago, or the last read while there is no
+        store.
+        """
+        try:
+            self._last = [record for _, record in await self._records()]
+        except CoordinationError:
+            pass
+        return self._last
+
+    async def _records(self) -> list[tuple[str, HintRecord]]:
         names = await self._store.children(self._folder)
-        entries = await self._store.read_many([f"{self._folder}/{name}" for name in names])
+        paths = [f"{self._folder}/{name}" for name in names]
+        entries = await self._store.read_many(paths)
         return [
-            msgspec.json.decode(entry.value, type=HintRecord)
-            for entry in entries
+            (path, msgspec.json.decode(entry.value, type=HintRecord))
+            for path, entry in zip(paths, entries, strict=True)
             if entry is not None
         ]
 
@@ -124,9 +156,34 @@ class HintReports:
         except NotFound:  # gone already
             return
 
-    def _path(self, sidecar: str) -> str:
+    def _path(self, record: HintRecord) -> str:
         # An id is whatever its operator likes; a path is not.
-        return f"{self._folder}/{sha1(sidecar.encode()).hexdigest()[:20]}"
+        name = record.log or record.sidecar
+        return f"{self._folder}/{sha1(name.encode()).hexdigest()[:20]}"
+
+
+def check_report(request: admin_pb2.ReportHintsRequest) -> None:
+    """Raises Invalid for a report that nobody could make use of, or that is not kept."""
+    wrong = [
+        Violation(field, f"{field} has {len(text)} characters; {least} to {MOST_NAME} are allowed")
+        for field, text, least in (("sidecar", request.sidecar, 1), ("log", request.log, 0))
+        if not least <= len(text) <= MOST_NAME
+    ]
+    if wrong:
+        raise invalid("REPORT_INVALID", wrong)
+
+
+def hints_away(
+    records: Iterable[HintRecord], connected: Iterable[str], now_ms: int
+) -> list[HintRecord]:
+    """Those that hold tombstones and that no sidecar is there to replay: by what was reported.
+
+    A sidecar that lost its state_dir is there, and yet what it kept before is not.
+    """
+    held = [record for record in records if record.holds_ms(now_ms)]
+    there, logs = set(connected), Counter(record.sidecar for record in held)
+    away = (r for r in held if r.sidecar not in there or logs[r.sidecar] > 1)
+    return sorted(away, key=lambda record: (record.sidecar, record.log))
 
 
 def repaired_marks(
@@ -147,9 +204,10 @@ def repaired_marks(
 
 
 def _all_places(state: ClusterState) -> Iterable[Place]:
+    # Linearizable keyspaces keep no hints, so none of theirs was lost.
     return [
         (name, bucket.id)
         for name, stored in state.keyspaces.items()
-        if not stored.creating
+        if not stored.creating and stored.settings.mode is Mode.TUNABLE
         for bucket in stored.keyspace.buckets
     ]

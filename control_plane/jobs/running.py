@@ -116,6 +116,7 @@ class Jobs:
             total=total,
             started_ms=now_ms(),
         )
+        await self._forget_old(await self._ledger.read_all())
         await self._ledger.save(record, self._term.leadership.guard())
         self._passes[record.id] = self._repair(record)
         self.wake()
@@ -167,7 +168,7 @@ class Jobs:
 
     async def _read(self) -> None:
         jobs = await self._ledger.read_all()
-        await self._ledger.forget_old(jobs, self._term.leadership.guard())
+        await self._forget_old(jobs)
         for record in jobs:
             if record.kind == COMPACTION:
                 self._compactions[record.keyspace] = record
@@ -179,6 +180,9 @@ class Jobs:
                 self._passes[record.id] = self._compaction(record)
             elif record.kind == ADMISSION:
                 self._admissions[record.node] = self._admission(record)
+
+    async def _forget_old(self, jobs: Sequence[JobRecord]) -> None:
+        await self._ledger.forget_old(jobs, self._term.leadership.guard())
 
     async def _step(self) -> bool:
         """One step of each job that can go on. True when there may be more to do at once."""

@@ -29,7 +29,9 @@ log = structlog.get_logger("hints")
 
 MOST_BYTES: Final = 64 << 20  # of hints on one server
 AT_ONCE: Final = 128
+LISTED_AT_ONCE: Final = 16  # hints of 1 MiB, in one reply
 DROPPED_AT_ONCE: Final = 4096
+REST_S: Final = 30.0  # after a visit that took nothing, unless other owners are there
 VISIT_S: Final = 2.0  # how often a server is asked for hints
 ANSWER_S: Final = 5.0
 TURN_MS: Final = 30_000  # a sidecar that replays a server's hints has them to itself for so long
@@ -114,12 +116,16 @@ class HintAdoption:
         """Visit every server again and again, until cancelled."""
         while True:
             await asyncio.sleep(uniform(self._visit_s / 2, self._visit_s))
-            for peer in list(self._router.peers.values()):
-                try:
-                    async with asyncio.timeout(ANSWER_S):
-                        await self._visit(peer)
-                except (ReplicaError, TimeoutError) as error:
-                    log.info("hints of a server not read", node=peer.node.id, why=str(error))
+            await self.visit_all()
+
+    async def visit_all(self) -> None:
+        """Visit every server once."""
+        for peer in list(self._router.peers.values()):
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    await self._visit(peer)
+            except (ReplicaError, TimeoutError) as error:
+                log.info("hints of a server not read", node=peer.node.id, why=str(error))
 
     async def _visit(self, peer: Peer) -> None:
         link = peer.link
@@ -127,28 +133,40 @@ class HintAdoption:
             return
         stream = self._servers.setdefault(peer.node.number, _Stream())
         await self._drop_settled(stream, link)
-        page = await self._page(stream, link)
-        if not page:  # mostly; so the turn is asked for when there is something
+        there = frozenset(n for n, peer in self._router.peers.items() if peer.link is not None)
+        now = asyncio.get_running_loop().time()
+        if stream.rest_until > now and stream.there == there:
+            return
+        [first] = await ask(link, [list_hints(stream.cursor, 1)])
+        if not first:  # mostly; so the turn is asked for when there is something
+            stream.cursor = b""
             return
         _, holder = await ask(link, claim_hints(self._name, TURN_MS))
-        if holder != self._name:
-            return
-        while page:
+        if holder == self._name and not await self._adopt_all(stream, link):
+            stream.there, stream.rest_until = there, now + REST_S
+
+    async def _adopt_all(self, stream: "_Stream", link: Link) -> int:
+        """Take what can be; how many that were."""
+        before = len(stream.adopted)
+        while page := await self._page(stream, link):
             await ask(link, [keep_claim(TURN_MS)])
             new = [entry for entry in page if entry[0] not in stream.adopted]
             await asyncio.gather(*(self._adopt(stream, *entry) for entry in new))
-            page = await self._page(stream, link)
+        return len(stream.adopted) - before
 
     async def _page(self, stream: "_Stream", link: Link) -> list[tuple[bytes, bytes]]:
         """The next ids and hints; nothing after the last, and then the first again."""
-        [reply] = await ask(link, [list_hints(stream.cursor, AT_ONCE)])
+        [reply] = await ask(link, [list_hints(stream.cursor, LISTED_AT_ONCE)])
         page = [(id_, fields[1]) for id_, fields in reply] if isinstance(reply, list) else []
         stream.cursor = page[-1][0] if page else b""
         return page
 
     async def _drop_settled(self, stream: "_Stream", link: Link) -> None:
         settled = stream.settled(set(self._log.nodes()))[:DROPPED_AT_ONCE]
-        if settled:
+        if not settled:
+            return
+        await self._log.flush()  # also the marks that stand in for what goes
+        if not self._log.problem:
             [dropped] = await ask(link, [drop_hints(settled)])
             if isinstance(dropped, int):
                 stream.forget(settled)
@@ -161,6 +179,9 @@ class HintAdoption:
             return
         target = self._router.peers.get(hint.node)
         if hint.node != ONLY_COPY and target is not None and target.link is None:
+            if self._log.is_too_old(hint):
+                self._log.mark((hint.keyspace, hint.bucket), "aged out")
+                stream.adopted[id_] = None
             return  # its owner is away: it lies well where it is
         kept: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         problem = self._log.keep_only_copy(hint, _resolve(kept)) or await kept
@@ -182,6 +203,8 @@ class _Stream:
     def __init__(self) -> None:
         self.cursor = b""  # the id after which to go on; empty: from the start
         self.adopted: dict[bytes, int | None] = {}  # ids: whom the hint is for; None: nobody
+        self.rest_until = 0.0  # nothing of it could be taken by whoever is `there`
+        self.there: frozenset[int] = frozenset()  # numbers of the nodes that were connected
 
     def settled(self, waiting: set[int]) -> list[bytes]:
         """Ids of hints that are settled: none waits in our log for the node they were for."""

@@ -31,7 +31,7 @@ from sidecar.background.hint_file import (
 )
 from sidecar.background.hint_ledger import HintsView, Ledger
 from sidecar.background.hint_salvage import start_over, take_over
-from sidecar.core.hints import Hint, HintBounds
+from sidecar.core.hints import ONLY_COPY, Hint, HintBounds
 
 BATCH_BYTES: Final = 4 << 20
 REMOVES_AT_ONCE: Final = 16_384
@@ -117,6 +117,10 @@ class HintLog:
     def _lose_one(self, hint: Hint, cause: str) -> None:
         self.ledger.counters["lost"] += 1
         self.mark((hint.keyspace, hint.bucket), cause)
+
+    def is_too_old(self, hint: Hint) -> bool:
+        """Whether it would be dropped for its age; never an only copy."""
+        return hint.node != ONLY_COPY and hint.created_ms <= self.bounds.cutoff_ms(self._wall_ms())
 
     def mark(self, place: Place, cause: str, lost: int = 1) -> None:
         """A hint of this bucket is gone: its owners may differ until it is repaired."""

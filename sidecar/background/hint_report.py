@@ -20,6 +20,7 @@ from sidecar.workers import Repaired
 
 METHOD: Final = "/dabbawala.v1.Admin/ReportHints"
 EVERY_S: Final = 2.0
+AGAIN_S: Final = 60.0
 TIMEOUT_S: Final = 5.0
 MOST_MARKS: Final = 4_096  # of one report; the rest follows when these are done with
 
@@ -27,27 +28,33 @@ log = structlog.get_logger("hints")
 
 
 class HintReporter:
-    """Run it as a task. `view` is of all workers together; `control_plane` is the address of the
-    one that the map comes from, empty for none; `repaired` is told what may be unmarked.
+    """Run it as a task. `log_id` names what `view` shows, over all starts; `view` is of all workers
+    together; `control_plane` is the address of the one that the map comes from, empty for none;
+    `repaired` is told what may be unmarked.
     """
 
     def __init__(
         self,
         sidecar: str,
+        log_id: str,
         age_ms: int,
         *,
         view: Callable[[], HintsView | None],
         control_plane: Callable[[], str],
         repaired: Callable[[Repaired], None],
         every_s: float = EVERY_S,
+        again_s: float = AGAIN_S,
     ) -> None:
         self._sidecar = sidecar
+        self._log_id = log_id
         self._age_ms = age_ms
         self._view = view
         self._control_plane = control_plane
         self._repaired = repaired
         self._every_s = every_s
+        self._again_s = again_s
         self._said: admin_pb2.ReportHintsRequest | None = None
+        self._again_at = 0.0  # what holds tombstones is said again: it may have been forgotten
 
     async def run(self) -> None:
         """Report until cancelled; never raises for anything outside."""
@@ -60,8 +67,10 @@ class HintReporter:
         address, view = self._control_plane(), self._view()
         if not address or view is None or view.state not in ("on", "off"):
             return  # what is on disk is not known
-        request = report_of(self._sidecar, self._age_ms, view)
-        if request == self._said and not request.marks:
+        request = report_of(self._sidecar, self._log_id, self._age_ms, view)
+        now = asyncio.get_running_loop().time()
+        held = (request.oldest_ms or request.only_copy_ms) and now >= self._again_at
+        if request == self._said and not request.marks and not held:
             return
         try:
             async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
@@ -75,17 +84,20 @@ class HintReporter:
             self._said = None
             log.debug("hints not reported", address=address, why=error.details())
             return
-        self._said = request
+        self._said, self._again_at = request, now + self._again_s
         for mark in answer.repaired:
             self._repaired(Repaired(mark.keyspace, mark.bucket, mark.last_ms))
 
 
-def report_of(sidecar: str, age_ms: int, view: HintsView) -> admin_pb2.ReportHintsRequest:
+def report_of(
+    sidecar: str, log_id: str, age_ms: int, view: HintsView
+) -> admin_pb2.ReportHintsRequest:
     """What there is to say."""
     only = [node.oldest_ms for node in view.nodes if node.node == ONLY_COPY]
     others = [node.oldest_ms for node in view.nodes if node.node != ONLY_COPY]
     return admin_pb2.ReportHintsRequest(
         sidecar=sidecar,
+        log=log_id,
         oldest_ms=min(others, default=0),
         age_ms=age_ms,
         only_copy_ms=min(only, default=0),

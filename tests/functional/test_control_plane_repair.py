@@ -25,7 +25,7 @@ from control_plane.coordination.store import (
     StoreOptions,
     Watch,
 )
-from control_plane.jobs.job import DONE, RUNNING
+from control_plane.jobs.job import DONE, KEPT, RUNNING
 from control_plane.jobs.repair import repaired_path
 from control_plane.metrics import InstanceCollector
 from protos.dabbawala.v1 import admin_pb2, admin_pb2_grpc
@@ -464,3 +464,17 @@ async def interrupted_run(folder: Path, server: Server, transactions: int) -> in
     finally:
         await instance.stop()
         await store.close()
+
+
+async def test_finished_repairs_do_not_gather_in_the_store(
+    tmp_path: Path, servers: Servers
+) -> None:
+    """One a night, under a leader that leads for years."""
+    async with running(tmp_path) as app, admin(app.address) as stub:
+        await add_nodes(stub, [servers.valkey()])
+        await create(stub, buckets=1, replication_factor=1)
+        for _ in range(KEPT + 3):
+            await stub.StartRepair(admin_pb2.StartRepairRequest(keyspace="places"))
+            await until(lambda: not app.instance.jobs or not app.instance.jobs._passes, "repaired")
+        jobs = (await stub.ListJobs(admin_pb2.ListJobsRequest(kind="repair"))).jobs
+        assert len(jobs) == KEPT + 1

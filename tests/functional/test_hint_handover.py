@@ -1,9 +1,10 @@
 """Hints on another owner's stream: who may put them there, and when they are deleted."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ from replicas.replies import Code, Refusal, parse_refusal
 from sidecar.background.hint_handover import HintAdoption
 from sidecar.background.hint_log import HintLog
 from sidecar.core.handover import encode_hint
-from sidecar.core.hints import Hint
+from sidecar.core.hints import Hint, HintBounds
+from sidecar.core.peer import Peer
 from tests.support.control_planes import until
 from tests.support.fake_cluster import KEYS, FakeCluster
 from tests.support.replica_subjects import ServerSubject
@@ -34,6 +36,8 @@ HINT = Hint("default", 0, b"key", b"record", 9, 1_763_700_000_000)  # for a node
 ENTRY = encode_hint(HINT)
 EPOCH, INCARNATION = 5, 9
 PLENTY = 1 << 20
+HOUR_MS = 3_600_000
+NOW_MS = 1_800_000_000_000
 
 
 @pytest.fixture
@@ -134,3 +138,55 @@ async def test_a_hint_leaves_the_stream_only_when_its_owner_has_answered(
     adopting.cancel()
     await asyncio.wait({adopting})
     await hints.close()
+
+
+@asynccontextmanager
+async def adoption(link: Link, folder: Path) -> AsyncIterator[tuple[HintAdoption, HintLog, Peer]]:
+    """Visits one real server; another node, the peer, is away. Hints age within an hour."""
+    cluster = FakeCluster()
+    peers = cluster.sidecar.core.peers
+    for number in (2, 3):
+        peers[number].link = None
+    peers[1].link = link
+    hints = HintLog(
+        folder / "hints.db", "test", wall_ms=lambda: NOW_MS, bounds=HintBounds(age_ms=HOUR_MS)
+    )
+    await hints.start()
+    yield HintAdoption(hints, cluster.sidecar.core), hints, peers[2]
+    await hints.close()
+
+
+def listed(replica: ServerSubject) -> int:
+    """How often the stream was read."""
+    stats = replica.call(b"INFO", b"commandstats")
+    assert isinstance(stats, bytes)
+    found = re.search(rb"cmdstat_xrange:calls=(\d+)", stats)
+    return int(found[1]) if found else 0
+
+
+async def test_a_stream_whose_owners_are_away_is_not_read_over_and_over(
+    replica: ServerSubject, link: Link, tmp_path: Path
+) -> None:
+    keep(replica, encode_hint(HINT._replace(node=2, created_ms=NOW_MS)))
+    async with adoption(link, tmp_path) as (adopting, hints, owner):
+        await adopting.visit_all()
+        before = listed(replica)
+        await adopting.visit_all()
+        assert (listed(replica), hints.nodes()) == (before, [])
+        owner.link = link  # it is back
+        await adopting.visit_all()
+        assert hints.nodes() == [2]
+
+
+async def test_a_hint_whose_owner_stays_away_ages_out_with_a_mark(
+    replica: ServerSubject, link: Link, tmp_path: Path
+) -> None:
+    keep(replica, encode_hint(HINT._replace(node=2, created_ms=NOW_MS - HOUR_MS)))
+    keep(replica, encode_hint(HINT._replace(node=2, created_ms=NOW_MS - HOUR_MS + 1)))
+    async with adoption(link, tmp_path) as (adopting, hints, _):
+        await adopting.visit_all()
+        await adopting.visit_all()
+        assert len(entries(replica)) == 1
+        [mark] = hints.view().marks
+        assert (mark.keyspace, mark.bucket, mark.cause) == (HINT.keyspace, HINT.bucket, "aged out")
+        assert mark.durable

@@ -766,12 +766,15 @@ class ReportHintsRequest(_message.Message):
     AGE_MS_FIELD_NUMBER: _builtins.int
     ONLY_COPY_MS_FIELD_NUMBER: _builtins.int
     MARKS_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
     sidecar: _builtins.str
     oldest_ms: _builtins.int
     """of hints that are dropped at `age_ms`"""
     age_ms: _builtins.int
     only_copy_ms: _builtins.int
     """the oldest of those that are the only copy of a write (level ANY)"""
+    log: _builtins.str
+    """names what they are kept in, which outlives the process; a process's id may change"""
     @_builtins.property
     def marks(self) -> _containers.RepeatedCompositeFieldContainer[Global___RepairMark]: ...
     def __init__(
@@ -782,10 +785,11 @@ class ReportHintsRequest(_message.Message):
         age_ms: _builtins.int = ...,
         only_copy_ms: _builtins.int = ...,
         marks: _abc.Iterable[Global___RepairMark] | None = ...,
+        log: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "marks", b"marks", "oldest_ms", b"oldest_ms", "only_copy_ms", b"only_copy_ms", "sidecar", b"sidecar"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "log", b"log", "marks", b"marks", "oldest_ms", b"oldest_ms", "only_copy_ms", b"only_copy_ms", "sidecar", b"sidecar"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

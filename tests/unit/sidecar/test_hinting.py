@@ -4,12 +4,14 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from replicas.version import HybridClock
 from sidecar.background.hint_file import Batch, Mark, open_hint_file
-from sidecar.config import SidecarConfig
+from sidecar.config import ConfigError, SidecarConfig
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.hints import Hint
-from sidecar.hinting import Hinting, hint_path
+from sidecar.hinting import Hinting, hint_path, log_id
 from tests.support.control_planes import until
 
 NOW_MS = 1_000_000
@@ -69,3 +71,16 @@ async def test_it_may_end_before_it_has_begun(tmp_path: Path) -> None:
     await asyncio.sleep(0)
     await first.finish(0.1)
     await first.close()
+
+
+def test_the_logs_of_a_folder_have_one_name_over_all_starts(tmp_path: Path) -> None:
+    first, other = str(tmp_path / "first"), str(tmp_path / "other")
+    assert len(log_id(first)) == 32
+    assert log_id(first) == log_id(first) != log_id(other)
+    assert log_id("") == ""
+
+
+def test_a_folder_that_takes_no_name_is_named(tmp_path: Path) -> None:
+    (tmp_path / "hints-id").mkdir()
+    with pytest.raises(ConfigError, match="hints-id"):
+        log_id(str(tmp_path))

@@ -19,6 +19,7 @@ def test_as_json(dabba: Dabba, admin: AdminStandIn) -> None:
 
 def test_a_sidecar_that_will_not_come_back_is_forgotten(dabba: Dabba, admin: AdminStandIn) -> None:
     assert "forgotten" in dabba("hints", "--forget", "sidecar-1").out
+    assert dabba("hints", "--forget", "sidecar-1", "-o", "json").json == {"forgotten": "sidecar-1"}
     unknown = dabba("hints", "--forget", "sidecar-2")
     assert unknown.status == 1
     assert "has reported no hints" in unknown.err

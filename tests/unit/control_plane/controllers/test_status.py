@@ -13,6 +13,7 @@ from control_plane.controllers.status import (
     problems,
     status,
 )
+from control_plane.jobs.hint_reports import HintRecord
 from protos.dabbawala.v1 import admin_pb2
 from tests.support.cluster_states import StoreContent, healthy, record, run_id, sight
 
@@ -54,6 +55,16 @@ def test_all_is_well() -> None:
     assert answer.keyspaces[0].buckets_healthy == 8
     assert [each.leader for each in answer.instances] == [True, False]
     assert findings(shown) == {"all-well": "ok"}
+
+
+def test_hints_of_a_sidecar_that_is_away_are_shown_with_what_to_do() -> None:
+    held = [HintRecord("pod-7", 0, 1, 1_000, "log"), HintRecord("pod-8", 0, 1, 1_000, "other")]
+    there = admin_pb2.SidecarStatus(id="pod-8", state="SYNCED")
+    shown = view(content().state(), hints=held, sidecars=[there], now_ms=2_000)
+    [problem] = problems(shown)
+    assert problem.startswith("sidecar pod-7: ")
+    assert problem.endswith("dabba hints --forget pod-7")
+    assert findings(shown) == {"hints-away": "warning"}
 
 
 def test_nodes_are_listed_as_people_count() -> None:

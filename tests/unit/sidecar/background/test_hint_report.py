@@ -57,10 +57,13 @@ async def control_plane() -> AsyncIterator[tuple[ControlPlane, str]]:
 
 
 def test_it_says_how_old_the_oldest_hints_are_the_only_copies_apart() -> None:
-    said = report_of("s", AGE_MS, view(hints(0, 50), hints(1, 40), hints(2, 30), marks=[MARK]))
+    said = report_of(
+        "s", "log", AGE_MS, view(hints(0, 50), hints(1, 40), hints(2, 30), marks=[MARK])
+    )
+    assert said.log == "log"
     assert (said.sidecar, said.age_ms, said.oldest_ms, said.only_copy_ms) == ("s", AGE_MS, 30, 50)
     assert [(m.keyspace, m.bucket, m.last_ms) for m in said.marks] == [("places", 3, 70)]
-    nothing = report_of("s", AGE_MS, view())
+    nothing = report_of("s", "log", AGE_MS, view())
     assert (nothing.oldest_ms, nothing.only_copy_ms, len(nothing.marks)) == (0, 0, 0)
 
 
@@ -68,7 +71,12 @@ async def test_it_reports_what_is_news_and_unmarks_what_was_repaired() -> None:
     now, told = view(), list[Repaired]()
     async with control_plane() as (asked, address):
         reporter = HintReporter(
-            "s", AGE_MS, view=lambda: now, control_plane=lambda: address, repaired=told.append
+            "s",
+            "log",
+            AGE_MS,
+            view=lambda: now,
+            control_plane=lambda: address,
+            repaired=told.append,
         )
         await reporter.report()
         await reporter.report()
@@ -81,11 +89,33 @@ async def test_it_reports_what_is_news_and_unmarks_what_was_repaired() -> None:
         assert len(asked.asked) == 3
 
 
+async def test_what_holds_tombstones_is_said_again_for_it_may_have_been_forgotten() -> None:
+    now = view(hints(1, 50))
+    async with control_plane() as (asked, address):
+        reporter = HintReporter(
+            "s",
+            "log",
+            AGE_MS,
+            view=lambda: now,
+            control_plane=lambda: address,
+            repaired=lambda _: None,
+            again_s=0.0,
+        )
+        await reporter.report()
+        await reporter.report()
+        assert [said.oldest_ms for said in asked.asked] == [50, 50]
+        now = view()
+        await reporter.report()
+        await reporter.report()
+        assert len(asked.asked) == 3
+
+
 async def test_what_is_not_known_is_not_reported() -> None:
     async with control_plane() as (asked, address):
         for now in (None, view(state="opening"), view(state="failing")):
             reporter = HintReporter(
                 "s",
+                "log",
                 AGE_MS,
                 view=lambda now=now: now,  # type: ignore[misc]
                 control_plane=lambda: address,
@@ -100,6 +130,7 @@ async def test_a_report_that_was_not_heard_is_made_again() -> None:
         addresses = ["127.0.0.1:1", address]
         reporter = HintReporter(
             "s",
+            "log",
             AGE_MS,
             view=view,
             control_plane=lambda: addresses[0],
