@@ -20,6 +20,7 @@ _FLOAT = re.compile(rb"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,4})?")
 _INFINITE = re.compile(rb"[+-]?inf(inity)?", re.IGNORECASE)
 _MAX_FLOAT_BYTES = 256
 _MANTISSA_BITS = 64
+_LEAST_EXPONENT, _MOST_EXPONENT = -4950, 4932  # in decimal, of what an x87 register holds
 _PLACES = 17
 
 
@@ -157,7 +158,7 @@ def is_float(text: bytes) -> bool:
         return True
     if not _FLOAT.fullmatch(text):
         return False
-    return abs(Decimal(text.decode()).adjusted()) <= 4932
+    return _LEAST_EXPONENT <= Decimal(text.decode()).adjusted() <= _MOST_EXPONENT
 
 
 def _rounded(number: Fraction) -> Fraction:

@@ -2,9 +2,12 @@
 
 from sidecar.redis import replies
 from sidecar.redis.connection import is_printable
+from sidecar.redis.numbers import parse_integer
 from sidecar.redis.session import Session
 from sidecar.redis.subcommands import Subcommand, dispatch
 from sidecar.wire import resp_reply as resp
+
+_CLIENT_TYPES = frozenset((b"normal", b"replica", b"slave", b"master", b"primary", b"pubsub"))
 
 
 def client(session: Session, args: list[bytes]) -> None:
@@ -48,16 +51,20 @@ def _info(session: Session, _args: list[bytes]) -> None:
 
 
 def _list(session: Session, args: list[bytes]) -> None:
-    if len(args) not in (2, 4):
+    """CLIENT LIST [TYPE type | ID id [id ...]]."""
+    sessions = list(session.door.sessions.values())
+    option = args[2].upper() if len(args) > 2 else b""
+    if option == b"TYPE" and len(args) == 4:
+        if args[3].lower() not in _CLIENT_TYPES:
+            session.fail(replies.unknown_client_type(args[3]))
+            return
+        sessions = sessions if args[3].lower() == b"normal" else []
+    elif option == b"ID" and len(args) > 3 and all(map(parse_integer, args[3:])):
+        asked = {parse_integer(number) for number in args[3:]}
+        sessions = [one for one in sessions if one.id in asked]
+    elif len(args) > 2:
         session.fail(replies.SYNTAX)
         return
-    sessions = list(session.door.sessions.values())
-    if len(args) == 4:
-        if args[2].upper() != b"TYPE":
-            session.fail(replies.SYNTAX)
-            return
-        if args[3].lower() != b"normal":
-            sessions = []
     lines = "".join(describe(one, session.last_at) for one in sessions)
     session.reply(resp.text(session.version, lines))
 

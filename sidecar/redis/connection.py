@@ -32,7 +32,9 @@ def quit_now(session: Session, _args: list[bytes]) -> None:
 
 def reset(session: Session, _args: list[bytes]) -> None:
     """RESET: the settings of a new connection."""
+    skipped = session.muted == 1
     session.reset()
+    session.muted = int(skipped)  # RESET ends OFF for its own reply, and not SKIP
     session.reply(b"+RESET\r\n")
 
 
@@ -56,7 +58,9 @@ def select(session: Session, args: list[bytes]) -> None:
     db = parse_integer(args[1])
     if db is None:
         session.fail(replies.NOT_AN_INTEGER)
-    elif not 0 <= db <= MAX_DB:
+    elif not -MAX_DB - 1 <= db <= MAX_DB:
+        session.fail(replies.NOT_32_BITS)
+    elif db < 0:
         session.fail(replies.DB_OUT_OF_RANGE)
     elif session.select(db):
         session.reply(resp.OK)

@@ -14,6 +14,10 @@ class Expiry(enum.Enum):
     PXAT = (1, False)
 
 
+EXPIRIES = {option.name.encode(): option for option in Expiry}
+"""By the words of a command, in capitals."""
+
+
 def deadline_ms(expiry: Expiry, amount: int, now_ms: int) -> int | None:
     """Unix milliseconds; None when not positive or beyond what a record holds (the year 10889;
     Redis goes on to 2^63). The past is allowed: such a value is written and has expired."""

@@ -1,5 +1,6 @@
 """COMMAND, COUNT, DOCS, INFO, GETKEYS, LIST: what clients and shells learn the commands from."""
 
+from sidecar.redis import replies
 from sidecar.redis.command import Command, Family
 from sidecar.redis.session import Session
 from sidecar.redis.subcommands import Subcommand, dispatch
@@ -22,7 +23,10 @@ def _count(session: Session, _args: list[bytes]) -> None:
     session.reply(resp.integer(len(session.door.commands)))
 
 
-def _list(session: Session, _args: list[bytes]) -> None:
+def _list(session: Session, args: list[bytes]) -> None:
+    if len(args) > 2:  # FILTERBY: by modules and categories that are not here
+        session.fail(replies.SYNTAX)
+        return
     names = [name.encode() for name in session.door.commands]
     session.reply(resp.encode(session.version, names))
 

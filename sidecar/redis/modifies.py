@@ -6,12 +6,11 @@ from replicas.changes import Change
 from replicas.record import MAX_TIME_MS
 from sidecar.core.register_op import Modify
 from sidecar.redis import changes, reads, replies
-from sidecar.redis.expiry import Expiry, deadline_ms
+from sidecar.redis.expiry import EXPIRIES, Expiry, deadline_ms
 from sidecar.redis.numbers import MAX_INT64, MIN_INT64, parse_integer
 from sidecar.redis.refusals import refuse_reading_write
 from sidecar.redis.session import Session
 
-_EXPIRIES = {option.name.encode(): option for option in Expiry}
 _CONDITIONS: dict[bytes, Callable[[int, int], bool]] = {
     b"NX": lambda old, _: not old,
     b"XX": lambda old, _: bool(old),
@@ -120,23 +119,36 @@ def getex(session: Session, args: list[bytes]) -> None:
     if len(args) == 2:
         reads.get(session, args)
         return
-    now_ms = session.door.wall_ms()
-    option = args[2].upper()
-    if option == b"PERSIST" and len(args) == 3:
-        start(session, args, changes.get_and_expire(0, now_ms, session.nil))
-        return
-    if option not in _EXPIRIES or len(args) != 4:
+    options = _getex_options(args)
+    if options is None:
         session.fail(replies.SYNTAX)
         return
-    amount = parse_integer(args[3])
+    now_ms = session.door.wall_ms()
+    expiry, text = options
+    if expiry is None:
+        start(session, args, changes.get_and_expire(0, now_ms, session.nil))
+        return
+    amount = parse_integer(text)
     if amount is None:
         session.fail(replies.NOT_AN_INTEGER)
         return
-    at_ms = deadline_ms(_EXPIRIES[option], amount, now_ms)
+    at_ms = deadline_ms(expiry, amount, now_ms)
     if at_ms is None:
         session.fail(replies.invalid_expire("getex"))
     else:
         start(session, args, changes.get_and_expire(at_ms, now_ms, session.nil))
+
+
+def _getex_options(args: list[bytes]) -> tuple[Expiry | None, bytes] | None:
+    """The expiry and its amount, no expiry: PERSIST; None: bad syntax."""
+    words = [word.upper() for word in args[2:]]
+    if all(word == b"PERSIST" for word in words):
+        return None, b""
+    expiry = EXPIRIES.get(words[0])
+    # The same option again is fine, as in Redis: the last amount counts.
+    if expiry is None or len(words) % 2 or any(word != words[0] for word in words[::2]):
+        return None
+    return expiry, args[-1]
 
 
 def expire(session: Session, args: list[bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Commands that read values: GET MGET STRLEN GETRANGE EXISTS TYPE TTL PTTL."""
+"""Commands that read: GET MGET STRLEN GETRANGE EXISTS TYPE TTL PTTL EXPIRETIME PEXPIRETIME."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -33,6 +33,16 @@ def ttl(session: Session, args: list[bytes]) -> None:
 def pttl(session: Session, args: list[bytes]) -> None:
     """PTTL key: milliseconds."""
     _derive(session, args[1], _pttl)
+
+
+def expiretime(session: Session, args: list[bytes]) -> None:
+    """EXPIRETIME key: Unix seconds, rounded; -1 and -2 as in TTL."""
+    _derive(session, args[1], _expiretime)
+
+
+def pexpiretime(session: Session, args: list[bytes]) -> None:
+    """PEXPIRETIME key: Unix milliseconds."""
+    _derive(session, args[1], _pexpiretime)
 
 
 def getrange(session: Session, args: list[bytes]) -> None:
@@ -107,12 +117,25 @@ def _ttl(session: Session, op: Read) -> bytes:
     return resp.integer(left_ms if left_ms < 0 else (left_ms + 500) // 1000)
 
 
+def _expiretime(_session: Session, op: Read) -> bytes:
+    at_ms = _expires_at_ms(op)
+    return resp.integer(at_ms if at_ms < 0 else (at_ms + 500) // 1000)
+
+
+def _pexpiretime(_session: Session, op: Read) -> bytes:
+    return resp.integer(_expires_at_ms(op))
+
+
 def _left_ms(session: Session, op: Read) -> int:
+    at_ms = _expires_at_ms(op)
+    return at_ms if at_ms < 0 else max(0, at_ms - session.door.wall_ms())
+
+
+def _expires_at_ms(op: Read) -> int:
+    """Unix milliseconds; -1: never; -2: no such key."""
     if op.record is None:
         return -2
-    if not op.record.expires_at_ms:
-        return -1
-    return max(0, op.record.expires_at_ms - session.door.wall_ms())
+    return op.record.expires_at_ms or -1
 
 
 def _range(_session: Session, op: Read, *, start: int, end: int) -> bytes:

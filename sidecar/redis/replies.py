@@ -33,8 +33,12 @@ STRING_TOO_LONG = error("ERR string exceeds maximum allowed size (proto-max-bulk
 REFUSED_UNSEEN = error(
     "NOTAPPLIED the condition did not hold, and what stood is not known any more"
 )
+NOVALUES = error("ERR NOVALUES option can only be used in HSCAN")
 NX_ALONE = error("ERR NX and XX, GT or LT options at the same time are not compatible")
 GT_OR_LT = error("ERR GT and LT options at the same time are not compatible")
+NOT_32_BITS = error(
+    "ERR value is out of range, value must between -2147483648 and 2147483647"  # so Redis says it
+)
 DB_OUT_OF_RANGE = error("ERR DB index is out of range")
 NO_PASSWORD_SET = error(
     "ERR AUTH <password> called without any password configured for the default user. "
@@ -83,6 +87,16 @@ def invalid_expire(name: str) -> bytes:
 def unsupported_option(option: bytes) -> bytes:
     """An option of EXPIRE that is none."""
     return error(b"ERR Unsupported option %b" % _printed(option, _SHOWN_BYTES))
+
+
+def unknown_type(name: bytes) -> bytes:
+    """SCAN's TYPE."""
+    return error(b"ERR unknown type name '%b'" % _printed(name, _SHOWN_BYTES))
+
+
+def unknown_client_type(name: bytes) -> bytes:
+    """CLIENT LIST's TYPE."""
+    return error(b"ERR Unknown client type '%b'" % _printed(name, _SHOWN_BYTES))
 
 
 def unknown_command(args: list[bytes]) -> bytes:

@@ -59,6 +59,10 @@ _COMMANDS = (
     _reading(
         "pttl", reads.pttl, 2, "Returns the expiration time in milliseconds of a key.", "generic"
     ),
+    _reading(
+        "expiretime", reads.expiretime, 2, "Returns when a key expires, Unix seconds.", "generic"
+    ),
+    _reading("pexpiretime", reads.pexpiretime, 2, "The same in Unix milliseconds.", "generic"),
     Command(
         "mget",
         reads.mget,

@@ -10,6 +10,7 @@ from sidecar.redis.session import Session
 from sidecar.wire import resp_reply as resp
 
 COUNT = 10  # as Redis, where none is asked for
+_TYPES = frozenset((b"string", b"list", b"set", b"zset", b"hash", b"stream"))
 
 
 def scan(session: Session, args: list[bytes]) -> None:
@@ -52,6 +53,9 @@ def _options(session: Session, args: list[bytes]) -> tuple[bytes, int, bytes] | 
     pattern, count, kind = b"", COUNT, b""
     for at in range(2, len(args), 2):
         name = args[at].upper()
+        if name == b"NOVALUES":
+            session.fail(replies.NOVALUES)
+            return None
         if at + 1 == len(args) or name not in (b"MATCH", b"COUNT", b"TYPE"):
             session.fail(replies.SYNTAX)
             return None
@@ -59,6 +63,9 @@ def _options(session: Session, args: list[bytes]) -> tuple[bytes, int, bytes] | 
             pattern = args[at + 1]
         elif name == b"TYPE":
             kind = args[at + 1].lower()
+            if kind not in _TYPES:
+                session.fail(replies.unknown_type(args[at + 1]))
+                return None
         else:
             number = parse_integer(args[at + 1])
             if number is None or number < 1:

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from sidecar.core.operation import Write
 from sidecar.errors import Outcome
 from sidecar.redis import changes, modifies, replies
-from sidecar.redis.expiry import Expiry, deadline_ms
+from sidecar.redis.expiry import EXPIRIES, Expiry, deadline_ms
 from sidecar.redis.numbers import parse_integer
 from sidecar.redis.refusals import refuse_option
 from sidecar.redis.session import Session
 from sidecar.wire import resp_reply as resp
 
-_EXPIRIES = {option.name.encode(): option for option in Expiry}
 _LISTED_KEYS = 16  # in the error of a write of many keys
 
 
@@ -88,8 +87,9 @@ def _options(args: list[bytes]) -> tuple[Expiry | None, bytes, dict[bytes, bytes
     at = 3
     while at < len(args):
         option = args[at].upper()
-        if option in _EXPIRIES and expiry is None and at + 1 < len(args):
-            expiry, amount = _EXPIRIES[option], args[at + 1]
+        found = EXPIRIES.get(option)
+        if found and expiry in (None, found) and at + 1 < len(args):  # the last amount counts
+            expiry, amount = found, args[at + 1]
             at += 2
         elif option == b"IFEQ" and at + 1 < len(args):
             reading[option] = args[at + 1]

@@ -3,15 +3,15 @@
 Only commands that behave alike; where a sidecar differs on purpose the unit tests say how.
 """
 
-import socket
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.conversation import Conversation, packed
+from tests.support.conversation import Conversation
 from tests.support.servers import Server
+from tests.support.valkey_peer import Peer
 
 LONG = b"x" * 200
 ALIKE: tuple[tuple[bytes | str, ...], ...] = (
@@ -333,43 +333,6 @@ BROKEN = (
     b"*1\r\n$4\r\nQUIT\r\n*1\r\n$4\r\nPING\r\n",
     b"\r\n*0\r\n*-1\r\n*1\r\n$4\r\nQUIT\r\n",
 )
-END = b"the end"
-
-
-class Peer:
-    """A real server, asked over a socket. Each answer is complete: an ECHO marks its end."""
-
-    def __init__(self, server: Server) -> None:
-        self._socket = socket.create_connection((server.host, server.port), timeout=10)
-
-    def send(self, *args: bytes | str) -> bytes:
-        self._socket.sendall(packed(*args) + packed("ECHO", END))
-        mark = b"$%d\r\n%b\r\n" % (len(END), END)
-        data = b""
-        while not data.endswith(mark):
-            data += self._received()
-        return data.removesuffix(mark)
-
-    def until_closed(self, data: bytes) -> bytes:
-        self._socket.sendall(data)
-        answer = b""
-        while True:
-            try:
-                part = self._socket.recv(65536)
-            except ConnectionResetError:  # it closed with our bytes unread
-                return answer
-            if not part:
-                return answer
-            answer += part
-
-    def close(self) -> None:
-        self._socket.close()
-
-    def _received(self) -> bytes:
-        part = self._socket.recv(65536)
-        if not part:
-            raise ConnectionError("the server closed the connection")
-        return part
 
 
 @pytest.fixture
