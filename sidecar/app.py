@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import grpc
 import structlog
 import uvicorn
 
@@ -108,6 +109,9 @@ class Sidecar:
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or POST /quitquitquit; then drain and return."""
+        # For the life of the process. Whichever thread collects the last channel would otherwise
+        # wait for gRPC's poller to end, for ever if it waits for a call, and so would the next one.
+        grpc.aio.init_grpc_aio()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)

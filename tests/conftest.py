@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from hypothesis import settings
 
@@ -20,6 +21,9 @@ from tests.support.tracebacks import number_frames
 # own; the test has one (pytest's timeout). A failing example is printed so that it can be repeated.
 settings.register_profile("dabbawala", deadline=None, print_blob=True)
 settings.load_profile("dabbawala")
+
+# gRPC's poller stays, as in a sidecar: see Sidecar.run.
+grpc.aio.init_grpc_aio()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -69,7 +69,7 @@ class Engine:
             GrpcRoutes(service.handlers() | extra, service.streams())
             | standard_routes(HealthService(SERVING), ["dabbawala.v1.Data"])
         )  # fmt: skip
-        self.channel: Any = grpc.aio.insecure_channel("127.0.0.1:1")
+        self.channel: Any = None  # there is one while it runs
 
     def connect(self, port: int, compression: grpc.Compression | None = None) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(
