@@ -69,7 +69,11 @@ class DataPath:
         self.hints = Hinting(config, worker, self.core, wall_ms=time_ms, monotonic=time.monotonic)
         self.health = HealthService()
         self.grpc_door = self._make_grpc_door()
-        limits = RespLimits(connections=config.max_connections)
+        limits = RespLimits(
+            connections=config.max_connections,
+            half_command_ms=config.half_sent_timeout_ms,
+            stalled_reader_ms=config.unread_timeout_ms,
+        )
         self.redis_door = RespDoor(self.core, limits, time_ms)  # needs the running loop
         self._links: Links | None = None
         self._learn = learn
@@ -89,8 +93,14 @@ class DataPath:
         data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
         config = self._config
+        usual = GrpcLimits()
+        half_sent_ns = config.half_sent_timeout_ms * MS_NS
         limits = GrpcLimits(
             max_connections=config.max_connections,
+            request_timeout_ns=half_sent_ns,
+            preface_timeout_ns=min(half_sent_ns, usual.preface_timeout_ns),
+            partial_timeout_ns=min(half_sent_ns, usual.partial_timeout_ns),
+            stall_timeout_ns=config.unread_timeout_ms * MS_NS,
             max_message_bytes=config.grpc_max_message_bytes,
             max_connection_age_ns=config.grpc_connection_age_ms * MS_NS,
             connection_grace_ns=config.grpc_connection_grace_ms * MS_NS,

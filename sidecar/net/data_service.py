@@ -1,7 +1,7 @@
 """Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
 
-from collections.abc import Callable, Iterable
-from typing import cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError
 
@@ -11,6 +11,7 @@ from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import GroupItem, GroupWrite, Read, Write
 from sidecar.core.scan import Scanner
 from sidecar.core.session_ops import Session
+from sidecar.core.turns import Turns
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.pipeline_service import PipelineCalls
@@ -139,7 +140,7 @@ class DataService:
     # --- batches
 
     def batch_get(self, call: Call, message: bytes) -> None:
-        """BatchGet: every key a read of its own, all sent at once."""
+        """BatchGet: every key a read of its own."""
         try:
             request = pb.BatchGetRequest.FromString(message)
         except DecodeError:
@@ -156,9 +157,8 @@ class DataService:
         gather = _Gather(
             call, len(request.keys), pb.BatchGetResponse(), _get_result, session=session
         )
-        read = self._core.read if session is None else session.read
-        for slot, key in enumerate(request.keys):
-            op = Read(
+        ops = [
+            Read(
                 request.keyspace or DEFAULT_KEYSPACE,
                 key,
                 level=request.consistency,
@@ -166,7 +166,9 @@ class DataService:
                 done=gather.done,
                 tag=slot,
             )
-            read(op)
+            for slot, key in enumerate(request.keys)
+        ]
+        gather.begin(ops, self._core.read if session is None else session.read)
 
     def batch_write(self, call: Call, message: bytes) -> None:
         """BatchWrite: every item a write of its own, with an outcome of its own."""
@@ -186,22 +188,22 @@ class DataService:
         gather = _Gather(
             call, len(request.items), pb.BatchWriteResponse(), _write_result, session=session
         )
-        write = self._core.write if session is None else session.write
-        for slot, item in enumerate(request.items):
-            is_put = item.WhichOneof("change") == "put"
-            op = Write(
+        ops = [
+            Write(
                 request.keyspace or DEFAULT_KEYSPACE,
                 item.key,
-                item.put if is_put else None,
+                item.put if item.WhichOneof("change") == "put" else None,
                 level=request.consistency,
                 deadline=deadline,
                 done=gather.done,
-                expires_at_ms=item.expires_at_ms if is_put else 0,
+                expires_at_ms=item.expires_at_ms if item.WhichOneof("change") == "put" else 0,
                 version=item.retry_version,
                 operation_id=item.operation_id,
                 tag=slot,
             )
-            write(op)
+            for slot, item in enumerate(request.items)
+        ]
+        gather.begin(ops, self._core.write if session is None else session.write)
 
     def transact(self, call: Call, message: bytes) -> None:
         """Transact: several keys written together."""
@@ -246,7 +248,7 @@ class DataService:
 class _Gather:
     """Collects the ends of a batch's operations and answers when the last is in."""
 
-    __slots__ = ("call", "encode", "held_bytes", "left", "response", "results", "session")
+    __slots__ = ("call", "encode", "left", "response", "results", "session", "turns")
 
     def __init__(
         self,
@@ -262,16 +264,26 @@ class _Gather:
         self.left = count
         self.response = response
         self.encode = encode
-        self.held_bytes = 0
         self.results: list[object] = [None] * count
-        if not count:
+        self.turns: Turns
+
+    def begin(self, ops: Sequence[Any], start: Callable[[Any], None]) -> None:
+        if not ops:
             self._respond()
+        self.turns = Turns(ops, start)
+        self.turns.begin()
 
     def done(self, op: Read | Write) -> None:
-        if isinstance(op, Read) and op.record is not None:
-            self.held_bytes += len(op.record.value)
-            if self.held_bytes > MAX_BATCH_BYTES:
-                op.error = _answer_too_large()
+        size = len(op.record.value) if isinstance(op, Read) and op.record is not None else 0
+        if self.turns.value_bytes + size > MAX_BATCH_BYTES:
+            for late in (op, *self.turns.stop()):
+                late.error = _answer_too_large()
+                self._ended(late)
+        else:
+            self._ended(op)
+        self.turns.ended(size)
+
+    def _ended(self, op: Read | Write) -> None:
         self.results[op.tag] = self.encode(op)
         self.left -= 1
         if not self.left:

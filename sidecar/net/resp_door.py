@@ -80,12 +80,14 @@ class RespConnection(asyncio.Protocol):
             session.output_paused = True
             self.paused_since = self._door.now()
             self._door.regulate(self, session)
+            self._door.piles_up(self)
 
     def resume_writing(self) -> None:
         session = self.session
         if session is not None:
             session.output_paused = False
             self.paused_since = 0.0
+            self._door.is_read(self)
             self._door.wake(session)
 
 
@@ -117,6 +119,7 @@ class RespDoor:
         # Why the client of a connection may not come in; empty: it may.
         self.refusal: Callable[[asyncio.BaseTransport], str] = lambda _transport: ""
         self._dirty: list[Session] = []
+        self._paused: set[RespConnection] = set()  # who does not read fast enough
         self._sweep: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
         self._empty.set()
@@ -216,6 +219,7 @@ class RespDoor:
         door = self._door
         door.held_bytes -= session.held_bytes
         door.sessions.pop(session.id, None)
+        self.is_read(session.shell)
         session.forget()
         session.shell = None
         if not door.sessions:
@@ -280,6 +284,22 @@ class RespDoor:
         elif connection.reading_paused and not blocked:
             connection.reading_paused = False
             transport.resume_reading()
+
+    def piles_up(self, connection: RespConnection) -> None:
+        """Its replies do. Where those of all clients do so beyond the bound, it goes."""
+        self._paused.add(connection)
+        unsent = sum(
+            paused.transport.get_write_buffer_size()
+            for paused in self._paused
+            if paused.transport is not None
+        )
+        if unsent > self.limits.door_output_bytes and connection.transport is not None:
+            self._door.counters.closed_output += 1
+            connection.transport.abort()
+
+    def is_read(self, connection: RespConnection) -> None:
+        """Its replies do not pile up any more."""
+        self._paused.discard(connection)
 
     def _hold(self, connection: RespConnection, session: Session, held: int, now: float) -> None:
         """Account for a command that has not arrived whole."""

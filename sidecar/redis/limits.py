@@ -17,6 +17,7 @@ class RespLimits:
     in_flight: int = 1024
     output_soft_bytes: int = 1 << 20  # unsent replies before reading and dispatching stop
     output_hard_bytes: int = 64 << 20  # unsent replies before the connection is closed
+    door_output_bytes: int = 256 << 20  # of all connections whose replies pile up
     stalled_reader_ms: int = 30_000  # unsent replies above the soft bound for longer: closed
     half_command_ms: int = 60_000  # a command that has not arrived whole for longer: closed
     inline_commands: bool = False  # lines of words instead of arrays, for people with telnet

@@ -90,6 +90,7 @@ def _read_many(session: Session, args: list[bytes], encode: GatherEncoder) -> No
             session.reply(session.failure(error, note))
             return
     gather = session.begin_gather(encode)
+    gather.keeps_values = encode is _values
     for op in ops:
         op.done = gather.done
     gather.ops = ops
@@ -153,11 +154,6 @@ def _values(session: Session, ops: Sequence[Read]) -> bytes:
     if failed is not None:
         return failed
     nil = session.nil
-    size = sum(len(op.record.value) for op in ops if op.record is not None)
-    limit = session.door.limits.output_hard_bytes
-    if size > limit:
-        session.door.counters.errors += 1
-        return resp.error(f"ERR the values take {size} bytes, over {limit}; ask for fewer keys")
     return resp.array_of(
         [resp.bulk(op.record.value) if op.record is not None else nil for op in ops]
     )

@@ -99,6 +99,11 @@ def unknown_client_type(name: bytes) -> bytes:
     return error(b"ERR Unknown client type '%b'" % _printed(name, _SHOWN_BYTES))
 
 
+def too_large(most_bytes: int) -> bytes:
+    """The values that one command asks for do not fit into one reply."""
+    return error(f"ERR the values take more than {most_bytes} bytes; ask for fewer keys")
+
+
 def unknown_command(args: list[bytes]) -> bytes:
     """Names the command and as many of its arguments as fit."""
     shown = bytearray()

@@ -21,6 +21,7 @@ from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.command import Command, Family
 from sidecar.redis.counters import RespCounters
+from sidecar.redis.gather import Gather
 from sidecar.redis.limits import RespLimits
 from sidecar.wire import resp_reply as resp
 from sidecar.wire.resp_parser import RequestParser
@@ -60,25 +61,6 @@ class Due(Ready):
     def tag(self) -> bytes:  # type: ignore[override]
         """The reply, as of now."""
         return self.make()
-
-
-class Gather:
-    """One command's operations on many keys, counted down; then `encode` makes one reply."""
-
-    __slots__ = ("encode", "left", "ops", "session", "tag")
-
-    def __init__(self, session: "Session", encode: GatherEncoder | None) -> None:
-        self.session = session
-        self.encode = encode
-        self.ops: list[Any] = []
-        self.left = 0
-        self.tag: bytes | None = None
-
-    def done(self, _op: Read | Write) -> None:
-        """One of the operations has ended."""
-        self.left -= 1
-        if not self.left:
-            self.session.gathered(self)
 
 
 class Door:
@@ -488,23 +470,27 @@ class Session:
     def begin_gather(self, encode: GatherEncoder) -> Gather:
         """A place in the order of replies for a command on many keys. Fill `ops`, then call
         `start_gather`."""
-        gather = Gather(self, None if self.muted else encode)
+        gather = Gather(self, None if self.muted else encode, self.door.limits.output_hard_bytes)
         if self.muted:
             self._swallow()
         return gather
 
     def start_gather(self, gather: Gather, start: Callable[[Any], None]) -> None:
         """Hand all operations of `gather` to `start`, which may answer at once."""
-        gather.left = len(gather.ops)
-        self.gathering += gather.left
+        self.gathering += len(gather.ops)
         self.pending.append(gather)
-        for op in gather.ops:
-            start(op)
+        gather.begin(start)
 
     def gathered(self, gather: Gather) -> None:
-        """All operations of `gather` have ended."""
+        """All operations of `gather` have ended, or will not be begun."""
         self.gathering -= len(gather.ops)
-        gather.tag = gather.encode(self, gather.ops) if gather.encode is not None else b""
+        if gather.encode is None:
+            gather.tag = b""
+        elif gather.too_large:
+            self.door.counters.errors += 1
+            gather.tag = replies.too_large(self.door.limits.output_hard_bytes)
+        else:
+            gather.tag = gather.encode(self, gather.ops)
         gather.ops = []
         if self.pending and self.pending[0] is gather:
             self._release()

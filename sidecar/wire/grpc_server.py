@@ -110,18 +110,18 @@ class _ServedCall(Http2Call):
                 connection.limits.max_message_bytes, self._encoding
             )
         before = reader.held_bytes
-        wrong: MessageFault | None = None
+        status, text = 0, ""
         try:
             reader.feed(data)
         except MessageFault as fault:
-            wrong = fault
+            # Not the fault itself: it would hold this frame, and what was inflated, in a cycle.
+            status, text = fault.status, fault.text
         if not connection.hold(reader.held_bytes - before):
-            wrong = MessageFault(
-                RESOURCE_EXHAUSTED, "too much is half sent; send fewer large messages at once"
-            )
-        if wrong is None:
+            status = RESOURCE_EXHAUSTED
+            text = "too much is half sent; send fewer large messages at once"
+        if not status:
             return reader
-        self.fail(wrong.status, wrong.text)
+        self.fail(status, text)
         return None
 
     def _release(self) -> None:

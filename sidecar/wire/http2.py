@@ -212,6 +212,10 @@ class Http2Connection(Http2Streams, Generic[Meaning]):
         return (
             len(self.streams) >= limits.max_concurrent_streams
             or self.out.queued_bytes > limits.max_connection_queued_bytes
+            or (
+                self.out.queued_bytes > 0
+                and self._counters.queued_bytes > limits.max_door_queued_bytes
+            )
         )
 
     def _on_trailers(self, stream_id: int, block: bytes, ended: bool) -> None:

@@ -26,6 +26,8 @@ class Http2Limits:
     # With this much queued on all streams, new ones are refused. Reading cannot stop instead: the
     # window updates that would free the queues come the same way.
     max_connection_queued_bytes: int = 64 * MIB
+    # With this much queued on all connections, those with a queue of their own open no more.
+    max_door_queued_bytes: int = 256 * MIB
     # What is made ready for the socket in one turn of the loop.
     max_turn_bytes: int = 256 * KIB
 
@@ -116,6 +118,7 @@ class Counters:
         "held_bytes",
         "messages_received",
         "messages_sent",
+        "queued_bytes",
         "resets_received",
         "resets_sent",
     )
@@ -135,6 +138,7 @@ class Counters:
         self.held_bytes = 0  # no total: what half received requests hold at this moment
         self.messages_received = 0
         self.messages_sent = 0
+        self.queued_bytes = 0  # no total: behind windows and sockets at this moment
         self.resets_received = 0
         self.resets_sent = 0
 

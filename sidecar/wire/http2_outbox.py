@@ -20,6 +20,7 @@ from sidecar.wire.http2_frames import (
     frame,
 )
 from sidecar.wire.http2_headers import EMPTY_TABLE
+from sidecar.wire.http2_limits import Counters
 from sidecar.wire.http2_stream import BACKLOG_HIGH_BYTES, BACKLOG_LOW_BYTES, Backlog, Stream
 
 _pack_header = FRAME_HEADER.pack
@@ -33,11 +34,16 @@ class Outbox:
     """
 
     def __init__(
-        self, on_output: Callable[[], None], on_sent: Callable[[Stream], None], max_turn_bytes: int
+        self,
+        on_output: Callable[[], None],
+        on_sent: Callable[[Stream], None],
+        max_turn_bytes: int,
+        counters: Counters,
     ) -> None:
         self._on_output = on_output
         self._on_sent = on_sent
         self._max_turn_bytes = max_turn_bytes
+        self._counters = counters
         self._parts: list[bytes] = []
         self._round: deque[Stream] = deque()  # streams with a backlog and an open window
         self.corked = False  # someone will call `take`
@@ -100,7 +106,7 @@ class Outbox:
         if backlog is None:
             backlog = stream.backlog = Backlog()
         backlog.push(data)
-        self.queued_bytes += len(data)
+        self._count_queued(len(data))
         self._schedule(stream, backlog)
         return backlog.size_bytes
 
@@ -116,7 +122,7 @@ class Outbox:
     def discard(self, stream: Stream) -> None:
         """Forgets what is queued on a dead stream."""
         if stream.backlog is not None:
-            self.queued_bytes -= stream.backlog.size_bytes
+            self._count_queued(-stream.backlog.size_bytes)
             stream.backlog = None
 
     def window_opened(self, stream: Stream) -> None:
@@ -131,6 +137,10 @@ class Outbox:
         self._parts.clear()
         self.corked = False
         return data, drained
+
+    def _count_queued(self, gained: int) -> None:
+        self.queued_bytes += gained
+        self._counters.queued_bytes += gained
 
     def _request_take(self) -> None:
         if not self.corked:
@@ -167,7 +177,7 @@ class Outbox:
 
     def _send_frame(self, stream: Stream, backlog: Backlog, size: int) -> None:
         self.window -= size
-        self.queued_bytes -= size
+        self._count_queued(-size)
         stream.send_window -= size
         self.data_frames += 1
         backlog.progressed = True

@@ -29,7 +29,7 @@ class Http2Streams:
         self.finished = False
         self.draining = False
         self.streams: dict[int, Stream] = {}
-        self.out = Outbox(on_output, self._on_sent, limits.max_turn_bytes)
+        self.out = Outbox(on_output, self._on_sent, limits.max_turn_bytes, counters)
         self._limits = limits
         self._counters = counters
         self._last_id = 0

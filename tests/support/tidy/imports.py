@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "control_plane": ("protos", "buckets", "replicas"),
     "bench": PRODUCT,
     "scripts": PRODUCT,
-    "tests": (*PRODUCT, "scripts"),
+    "tests": (*PRODUCT, "scripts", "bench"),  # both attack with the same clients
 }
 
 # Libraries that are met at one door only: where their types end, and where they can be replaced.

@@ -1,0 +1,56 @@
+"""The operations of one request on many keys: so many at a time.
+
+All at once would let one request hold up the loop, and one large value, named a thousand times, be
+fetched a thousand times before anybody could say that it is too much.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+_FIRST_AT_ONCE = 64  # until the sizes of values are known
+_AT_ONCE = 256
+_BYTES_AT_ONCE = 4 << 20  # of values, going by those seen so far
+_LEAST_AT_ONCE = 2
+
+
+class Turns:
+    """Hands `ops` to `start`, which may answer at once, in their order, as earlier ones end."""
+
+    __slots__ = ("_begun", "_ended", "_ops", "_start", "_starting", "value_bytes")
+
+    def __init__(self, ops: Sequence[Any], start: Callable[[Any], None]) -> None:
+        self._ops = ops
+        self._start = start
+        self._starting = False
+        self._begun = 0
+        self._ended = 0
+        self.value_bytes = 0  # of all values read
+
+    def begin(self) -> None:
+        """Call it once."""
+        self._go_on(_FIRST_AT_ONCE)
+
+    def ended(self, value_bytes: int) -> None:
+        """One has ended, with a value so large; 0: without one."""
+        self._ended += 1
+        self.value_bytes += value_bytes
+        if self._starting or self._begun == len(self._ops):
+            return
+        mean_bytes = self.value_bytes // self._ended + 1
+        at_once = max(_LEAST_AT_ONCE, min(_AT_ONCE, _BYTES_AT_ONCE // mean_bytes))
+        if self._begun - self._ended <= at_once // 2:
+            self._go_on(at_once)
+
+    def stop(self) -> Sequence[Any]:
+        """Begins no more; answers those that were not begun."""
+        left = self._ops[self._begun :]
+        self._ops = self._ops[: self._begun]
+        return left
+
+    def _go_on(self, at_once: int) -> None:
+        self._starting = True
+        while self._begun < len(self._ops) and self._begun - self._ended < at_once:
+            op = self._ops[self._begun]
+            self._begun += 1
+            self._start(op)
+        self._starting = False

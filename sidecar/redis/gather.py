@@ -1,0 +1,70 @@
+"""One command on many keys: one reply when all its operations have ended."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from replicas.record import Record
+from sidecar.core.operation import Read, Write
+from sidecar.core.turns import Turns
+
+_SEEN = Record(b"", 0, 0, b"", b"")
+
+
+class Owner(Protocol):
+    """Whose reply it is."""
+
+    def gathered(self, gather: "Gather") -> None:
+        """All operations have ended, or will not be begun."""
+
+
+class Gather:
+    """Operations counted down; then `encode` makes one reply of `ops`.
+
+    `too_large`: the values passed `most_bytes`; the rest was not asked for.
+    """
+
+    __slots__ = (
+        "_most_bytes",
+        "_owner",
+        "_turns",
+        "encode",
+        "keeps_values",
+        "left",
+        "ops",
+        "tag",
+        "too_large",
+    )
+
+    def __init__(
+        self, owner: Owner, encode: Callable[[Any, Sequence[Any]], bytes] | None, most_bytes: int
+    ) -> None:
+        self._owner = owner
+        self._most_bytes = most_bytes
+        self._turns: Turns
+        self.encode = encode
+        self.keeps_values = True  # False: `encode` asks of a record only whether it is there
+        self.ops: list[Any] = []
+        self.left = 0
+        self.tag: bytes | None = None
+        self.too_large = False
+
+    def begin(self, start: Callable[[Any], None]) -> None:
+        """Hands `ops` to `start`, which may answer at once, as earlier ones end."""
+        self.left = len(self.ops)
+        self._turns = Turns(self.ops, start)
+        self._turns.begin()
+
+    def done(self, op: Read | Write) -> None:
+        """One of the operations has ended."""
+        self.left -= 1
+        size = 0
+        if type(op) is Read and op.record is not None:
+            size = len(op.record.value)
+            if not self.keeps_values:
+                op.record = _SEEN
+        if self.keeps_values and self._turns.value_bytes + size > self._most_bytes:
+            self.too_large = True
+            self.left -= len(self._turns.stop())
+        self._turns.ended(size)
+        if not self.left:
+            self._owner.gathered(self)

@@ -1,0 +1,67 @@
+"""Operations of one request: in order, so many at a time, fewer where values are large."""
+
+import pytest
+
+from sidecar.core.turns import Turns
+
+
+class Store:
+    """Takes operations and ends them when told to."""
+
+    def __init__(self) -> None:
+        self.under_way: list[int] = []
+        self.begun: list[int] = []
+
+    def __call__(self, op: int) -> None:
+        self.under_way.append(op)
+        self.begun.append(op)
+
+
+def run(count: int, value_bytes: int) -> tuple[list[int], int]:
+    """The order in which all were begun, and the most at once after the first had ended."""
+    store = Store()
+    turns = Turns(range(count), store)
+    turns.begin()
+    first = len(store.under_way)
+    most = 0
+    while store.under_way:
+        store.under_way.pop(0)
+        turns.ended(value_bytes)
+        first -= 1
+        if first <= 0:
+            most = max(most, len(store.under_way))
+    return store.begun, most
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 1_000])
+def test_all_are_begun_in_their_order(count: int) -> None:
+    assert run(count, 100)[0] == list(range(count))
+
+
+def test_small_values_are_asked_for_by_hundreds_and_large_ones_a_few_at_a_time() -> None:
+    assert 200 <= run(2_000, 100)[1] <= 256
+    assert run(2_000, 1 << 20)[1] <= 4
+    assert run(2_000, 64 << 20)[1] <= 2
+
+
+def test_answers_that_come_at_once_do_not_go_deeper() -> None:
+    turns: Turns
+    begun = []
+
+    def at_once(op: int) -> None:
+        begun.append(op)
+        turns.ended(0)
+
+    turns = Turns(range(100_000), at_once)
+    turns.begin()
+    assert begun == list(range(100_000))
+
+
+def test_what_is_stopped_is_not_begun() -> None:
+    store = Store()
+    turns = Turns(range(100), store)
+    turns.begin()
+    assert list(turns.stop()) == list(range(64, 100))
+    for _ in range(64):
+        turns.ended(0)
+    assert store.begun == list(range(64))
