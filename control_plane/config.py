@@ -110,7 +110,7 @@ _HELP: Final = {
     "metrics": "host:port of a Prometheus page; none when not set",
     "probe_interval_ms": "how often each node is asked how it is, 50 to 10000",
     "admission_settle_ms": "how long a node that lost data waits for its repair; -1: for ever",
-    "compaction_interval_ms": "how often old tombstones are taken away; -1: by command only",
+    "compaction_interval_ms": "how often old tombstones are taken away; 0 or -1: by command only",
     "session_timeout_ms": "silence after which another instance leads, 600 to 60000",
     "log_level": "debug, info, warning or error",
 }

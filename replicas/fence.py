@@ -39,10 +39,10 @@ class Role(enum.IntEnum):
 class Fence:
     """A replica's own view of one bucket.
 
-    Writes at or below `purged_through` to absent keys are refused (their tombstones are gone), and
-    all new versions at or below `closed_through`. `ballot_floor` is that of a linearizable acceptor
-    which lost data and may have forgotten promises up to there: it promises and accepts nothing at
-    or below it. All three are versions; ZERO_VERSION: nothing.
+    Nothing at or below `purged_through` changes but by copies (tombstones are gone, or are about to
+    go), and all new versions at or below `closed_through` are refused. `ballot_floor` is that of a
+    linearizable acceptor which lost data and may have forgotten promises up to there: it promises
+    and accepts nothing at or below it. All three are versions; ZERO_VERSION: nothing.
     """
 
     epoch: int

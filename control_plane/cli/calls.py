@@ -27,6 +27,7 @@ _CHANNEL_OPTIONS = (
 _ANSWER_MARGIN_S = 0.5
 
 # What to type after a refusal, by its stable reason.
+_NEW_SESSION = "a new session begins when the file of --session is removed"
 _NEXT_BY_REASON = {
     "KEYSPACE_UNKNOWN": "see which there are: dabba keyspace list",
     "NO_MAP": "see why: dabba doctor",
@@ -34,6 +35,9 @@ _NEXT_BY_REASON = {
     "NOT_ENOUGH_REPLICAS": "see which nodes are down: dabba status",
     "TIMEOUT": "try a longer --timeout, or see which nodes are slow: dabba status",
     "REPLICAS_DISAGREE": "see what is wrong: dabba doctor",
+    "SESSION_INVALID": _NEW_SESSION,
+    "SESSION_KEY_UNKNOWN": _NEW_SESSION,
+    "SESSION_STALE": _NEW_SESSION,
 }
 
 

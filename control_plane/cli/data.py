@@ -69,7 +69,6 @@ def get(
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Get, request)
-    session_file.keep(session, response.session)
     if output is OutputFormat.JSON:
         print_json(_get_view(request, response))
     elif response.found and raw:
@@ -77,6 +76,7 @@ def get(
         sys.stdout.buffer.flush()
     elif response.found:
         sys.stdout.write(shown(response.value) + "\n")
+    session_file.keep(session, response.session)
     if not response.found:
         if output is OutputFormat.TABLE:
             sys.stderr.write(f"dabba: not found: {key!r} in keyspace {keyspace}\n")
@@ -108,9 +108,9 @@ def put(
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Put, request)
-    session_file.keep(session, response.session)
     written = {"superseded": response.superseded}
     _print_write(output, request, response, written)
+    session_file.keep(session, response.session)
 
 
 def delete(
@@ -134,9 +134,9 @@ def delete(
     )
     with sidecar(sidecar_address, timeout) as (peer, data):
         response = peer.call(data.Delete, request)
-    session_file.keep(session, response.session)
     written = {"existed": response.existed, "superseded": response.superseded}
     _print_write(output, request, response, written)
+    session_file.keep(session, response.session)
 
 
 def where(

@@ -36,7 +36,7 @@ def brought(file: Path | None) -> bytes:
 
 
 def keep(file: Path | None, token: bytes) -> None:
-    """Put the next token into the file."""
+    """Put the next token into the file: once the answer has been printed, whatever comes of it."""
     if file is None or not token:
         return
     try:

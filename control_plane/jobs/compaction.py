@@ -130,25 +130,17 @@ class CompactionJob(Job):
         if missing:
             raise LeftOut("; ".join(missing))
         await asyncio.gather(*(copy.measure() for copy in copies))
-        bound = await self._bound(stored, bucket, copies)
-        return await purge_copies(stored, bucket, copies, bound)
-
-    async def _bound(self, stored: StoredKeyspace, bucket: Bucket, copies: Sequence[Copy]) -> bytes:
-        """How far the tombstones may go, after a repair where there was none of late."""
         grace_ms = stored.settings.grace_ms
         now_ms = min(await asyncio.gather(*(copy.client.time_ms() for copy in copies)))
         repaired_ms = await self._repaired_ms(bucket)
-        if repaired_ms < now_ms - grace_ms and await self._has_tombstones(copies, now_ms, grace_ms):
+        if repaired_ms < now_ms - grace_ms:  # is there anything worth a repair?
+            seen = await _sum(copies, What.LOOK, purge_bound(now_ms, now_ms, grace_ms), grace_ms)
+            if not seen.purged:
+                return seen
             repaired_ms = await self._repair(stored, bucket)
-        return purge_bound(
-            repaired_ms, now_ms, grace_ms, held_ms(await self._hints.read_all(), wall_ms())
-        )
-
-    async def _has_tombstones(self, copies: Sequence[Copy], now_ms: int, grace_ms: int) -> bool:
-        """Whether there is anything for which a repair would be worth its while."""
-        bound = purge_bound(now_ms, now_ms, grace_ms)
-        seen = await asyncio.gather(*(copy.purge(What.LOOK, bound, grace_ms) for copy in copies))
-        return any(each.purged for each in seen)
+        held = held_ms(await self._hints.read_all(), wall_ms())
+        bound = purge_bound(repaired_ms, now_ms, grace_ms, held)
+        return await purge_copies(stored, bucket, copies, bound)
 
     async def _repaired_ms(self, bucket: Bucket) -> int:
         entry = await self._ledger.store.read(self._repaired_path(bucket))
@@ -198,8 +190,12 @@ async def _on_all(
         if left:
             raise LeftOut(f"{left} keys stay different; dabba repair {stored.settings.name}")
         return None
+    return await _sum(copies, what, bound, stored.settings.grace_ms)
+
+
+async def _sum(copies: Sequence[Copy], what: What, bound: bytes, grace_ms: int) -> Purged:
+    """What they came to together."""
     total = Purged()
-    grace_ms = stored.settings.grace_ms
     for seen in await asyncio.gather(*(copy.purge(what, bound, grace_ms) for copy in copies)):
         total.add(seen)
     return total

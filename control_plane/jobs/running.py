@@ -52,7 +52,7 @@ def admission_id(node_id: str) -> str:
 class Jobs:
     """Runs while an instance leads. `settle_ms`: how long a node is SUSPECT before it is taken
     back by itself, in which several that restart together are all seen; negative: never.
-    `compact_every_ms`: how often each keyspace's tombstones are looked at; negative: never.
+    `compact_every_ms`: how often each keyspace's tombstones are looked at; 0 or less: never.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class Jobs:
                 await self._admit(node_id)
 
     async def _begin_compactions(self) -> None:
-        if self._compact_every_ms < 0:
+        if self._compact_every_ms <= 0:
             return
         for name, stored in self._term.state.keyspaces.items():
             if not stored.creating and self._compaction_due(name):

@@ -1,10 +1,13 @@
 """Compaction against real servers: old tombstones go from all owners, and nothing comes back."""
 
+import asyncio
 import shutil
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
+import redis
 
 from buckets.bucket_map import Bucket
 from control_plane.app import App
@@ -15,14 +18,18 @@ from protos.dabbawala.v1 import admin_pb2, admin_pb2_grpc
 from replicas.bucket_copy import Copy, Pace
 from replicas.client import ReplicaClient
 from replicas.commands import pack_limits
+from replicas.fence import decode_fence
 from replicas.layout import bucket_keys
 from replicas.purge import What, purge_bound
 from replicas.record import encode_record
 from replicas.replies import Code, Refusal
+from replicas.version import ZERO_VERSION
 from tests.support.control_planes import (
+    DEADLINE_S,
     DURABLE,
     add_nodes,
     admin,
+    control_plane_process,
     create,
     eventually,
     running,
@@ -38,6 +45,7 @@ BUCKET = 2
 LIMITS = pack_limits(500, 1 << 20)
 HOUR_MS = 3_600_000
 GRACE_MS = 5 * HOUR_MS
+MANY = 1_000
 NOW_MS = int(time.time() * 1000)
 
 Admin = "admin_pb2_grpc.AdminAsyncStub"
@@ -142,6 +150,15 @@ async def test_old_tombstones_go_from_every_owner_and_late_writes_are_refused(
         assert (await compacted(stub)).purged == 0
 
 
+async def test_what_is_too_young_to_go_is_counted(tmp_path: Path, servers: Servers) -> None:
+    nodes = [servers.valkey() for _ in range(3)]
+    async with running(tmp_path) as app, admin(app.address) as stub:
+        await set_up(stub, nodes)
+        await write(app, nodes, young=deleted(3), old=value(30))
+        job = await compacted(stub)
+        assert (job.records, job.tombstones, job.purged) == (6, 3, 0)
+
+
 async def test_what_a_tombstone_covers_elsewhere_does_not_come_back(
     tmp_path: Path, servers: Servers
 ) -> None:
@@ -192,6 +209,41 @@ async def test_a_compaction_that_died_on_the_way_is_finished_by_the_next(
         assert await held(app, nodes) == [{"old"}, {"gone", "old"}, {"gone", "old"}]
         assert (await compacted(stub)).buckets_skipped == 0
         assert await held(app, nodes) == [{"old"}] * 3
+
+
+async def test_a_control_plane_killed_in_the_midst_leaves_nothing_that_comes_back(
+    tmp_path: Path, servers: Servers
+) -> None:
+    """One as soon as a bucket is closed, the next as soon as a tombstone is gone somewhere."""
+    nodes = [servers.valkey() for _ in range(3)]
+    raw = [redis.Redis(node.host, node.port) for node in nodes]
+    data = bucket_keys("places", BUCKET).data
+    names = [f"gone{number}" for number in range(MANY)]
+    async with running(tmp_path) as app, admin(app.address) as stub:
+        await set_up(stub, nodes)
+        await write(app, nodes, old=value(30), **dict.fromkeys(names, value(30)))
+        await write(app, nodes[:2], **dict.fromkeys(names, deleted(20)))
+
+    def closed() -> bool:
+        fences = [decode_fence(cast(bytes, server.hget(data, "f"))) for server in raw]
+        return any(fence and fence.purged_through != ZERO_VERSION for fence in fences)
+
+    def dropping() -> bool:
+        return any(cast(int, server.hlen(data)) < MANY for server in raw)
+
+    every = ("--compaction-interval-ms", "100")
+    for killed, reached in (("cp-2", closed), ("cp-3", dropping)):
+        with control_plane_process(tmp_path, killed, *every) as process:
+            async with asyncio.timeout(DEADLINE_S):
+                while not reached():
+                    await asyncio.sleep(0.001)
+            process.kill()
+    async with running(tmp_path, "cp-4") as app, admin(app.address) as stub:
+        await until(lambda: app.instance.jobs, "it leads")
+        job = await compacted(stub)
+        assert (job.state, job.buckets_done, job.buckets_skipped) == (DONE, BUCKETS, 0)
+        assert await held(app, nodes) == [{"old"}] * 3
+        assert all_purged(await write(app, nodes, gone0=value(21)))
 
 
 async def test_a_node_that_comes_back_empty_gets_what_is_older_than_the_purge(

@@ -193,6 +193,7 @@ class DataStandIn(DataServicer):
             value=value or b"",
             version=VERSION,
             consistency=request.consistency or data_pb2.CONSISTENCY_QUORUM,
+            session=request.session,
         )
 
     async def Put(self, request: Any, context: Any) -> Any:
@@ -209,6 +210,7 @@ class DataStandIn(DataServicer):
             version=VERSION,
             superseded=request.key == b"old",
             consistency=data_pb2.CONSISTENCY_QUORUM,
+            session=request.session,
         )
 
     async def Delete(self, request: Any, context: Any) -> Any:
@@ -217,6 +219,7 @@ class DataStandIn(DataServicer):
             version=VERSION,
             existed=request.key in self.values,
             consistency=data_pb2.CONSISTENCY_QUORUM,
+            session=request.session,
         )
 
     async def BatchGet(self, request: Any, context: Any) -> Any:

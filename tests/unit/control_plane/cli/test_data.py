@@ -3,6 +3,7 @@ import io
 import os
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,13 @@ def test_a_control_plane_in_place_of_a_sidecar_is_told_apart(
     answer = dabba("status", "--control-plane", os.environ["DABBA_SIDECAR"])
     assert answer.status == 1
     assert "--control-plane" in answer.err
+
+
+@pytest.mark.parametrize("command", [("get", "k"), ("put", "k", "v"), ("delete", "k")])
+def test_what_came_of_it_is_said_also_when_the_session_can_not_be_kept(
+    dabba: Dabba, data: DataStandIn, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    said = dabba(*command).out
+    answer = dabba(*command, "--session", str(tmp_path / "no folder" / "session"))
+    assert (answer.status, answer.out) == (2, said)
+    assert "--session" in answer.err
