@@ -229,7 +229,7 @@ async def test_a_control_plane_killed_in_the_midst_leaves_nothing_that_comes_bac
         return any(fence and fence.purged_through != ZERO_VERSION for fence in fences)
 
     def dropping() -> bool:
-        return any(cast(int, server.hlen(data)) < MANY for server in raw)
+        return any(server.hlen(data) < MANY for server in raw)
 
     every = ("--compaction-interval-ms", "100")
     for killed, reached in (("cp-2", closed), ("cp-3", dropping)):
