@@ -78,15 +78,19 @@ class Coordinator:
         self.peers: dict[int, Peer] = {}
         self.map: BucketMap | None = None
         self.health_age = 0
+        self._standings: dict[int, tuple[object, ...]] = {}
         self.now = monotonic()
         self.learner = learner
         self.hints = hints
-        self._monotonic = monotonic
+        self.monotonic = monotonic
         self.clocks = clocks = Clocks(self.peers.values, wall_ms, monotonic)
         # The clock's writer is as random as a process's dice have to be.
         self._registers = Registers(self, clocks.time_ms, monotonic, dice or Random(clock.writer))
         self.sessions = Sessions(self, clocks.time_ms)
         self._fast_lane = FastLane(self, clocks.time_ms)
+        # Runs reads that came together, if they can be run as one; see ReadBatch for their end.
+        # False: nothing was begun, give each key to `read`.
+        self.read_batch: Callable[[ReadBatch], bool] = self._fast_lane.begin
         self._tables: dict[str, RoutingTable] = {}
         self._sweep = Sweep()
         self._parked: list[Operation] = []  # wait for a (newer) map
@@ -96,7 +100,7 @@ class Coordinator:
         self.hedges = Budget(share=0.1, per_s=1.0, burst=50.0)
         self.replacements = Budget(share=0.2, per_s=100.0, burst=1000.0)
         self._earned_for = 0  # reads that the budgets have been filled for
-        self._sample = True  # the next read measures its replicas: one a tick
+        self.sample_due = True  # the next read measures its replicas: one a tick
 
     # --- the map
 
@@ -148,9 +152,13 @@ class Coordinator:
             return True
 
     def health_changed(self) -> None:
-        """A link came or went: choose the replicas to read anew."""
-        self.health_age += 1
-        self._fast_lane.health_changed()
+        """A link came or went, or latencies were measured: choose the replicas to read anew, if
+        anything changed that decides it."""
+        standings = {number: peer.standing for number, peer in self.peers.items()}
+        if standings != self._standings:
+            self._standings = standings
+            self.health_age += 1
+            self._fast_lane.health_changed()
         if self._unconnected:
             waiting, self._unconnected = self._unconnected, []
             for op in waiting:
@@ -183,22 +191,15 @@ class Coordinator:
                 self.reject(op, checks.level_error(op.level, route, READ_LEVELS, "reads"))
                 return
         self.counters.reads += 1
-        self.now = self._monotonic()
-        if self._sample:
-            self._sample = False
+        self.now = self.monotonic()
+        if self.sample_due:
+            self.sample_due = False
             run: ReadRun = SampledReadRun(self, op, route, groups)
         else:
             run = ReadRun(self, op, route, groups)
         self.active += 1
         self._sweep.young.append(run)
         run.start()
-
-    def read_batch(self, batch: ReadBatch) -> bool:
-        """Run reads that came together, if they can be run as one; see ReadBatch for their end.
-
-        False: nothing was begun, give each key to `read`.
-        """
-        return self._fast_lane.begin(batch)
 
     def write(self, op: Write) -> None:
         """Run a put or a delete; `op.done` is called once, perhaps before this returns."""
@@ -226,7 +227,7 @@ class Coordinator:
             if groups is None:
                 self.reject(op, checks.level_error(op.level, route, WRITE_LEVELS, "writes"))
                 return
-        self.now = self._monotonic()
+        self.now = self.monotonic()
         if not op.version and not issue_version(self, op, settings.max_skew_ms):
             return
         self.counters.writes += 1
@@ -250,7 +251,7 @@ class Coordinator:
 
     def list_keys(self, op: Listing) -> None:
         """List keys of one bucket; `op.done` is called once, perhaps before this returns."""
-        self.now = self._monotonic()
+        self.now = self.monotonic()
         start_listing(self, op, self._tables.get(op.keyspace))
 
     def modify(self, op: Modify) -> None:
@@ -269,7 +270,7 @@ class Coordinator:
         if self.active >= self.admission.limit:
             self.reject(op, checks.overloaded(self.admission))
             return
-        self.now = self._monotonic()
+        self.now = self.monotonic()
         self._registers.start(op, table.route(op.key))
 
     def cancel(self, op: Operation) -> None:
@@ -354,7 +355,7 @@ class Coordinator:
             return
         run.op = None
         self.active -= 1
-        self.read_latency.observe(self._monotonic() - run.sent_at)
+        self.read_latency.observe(self.monotonic() - run.sent_at)
         if record is not None:
             op.version = record.version
             self.clock.merge(record.version)
@@ -382,7 +383,7 @@ class Coordinator:
             return
         run.op = None
         self.active -= 1
-        self.write_latency.observe(self._monotonic() - run.sent_at)
+        self.write_latency.observe(self.monotonic() - run.sent_at)
         op.done(op)
 
     def fail_write(self, run: WriteUnderWay, reason: Reason, fault: Fault, message: str) -> None:
@@ -410,16 +411,6 @@ class Coordinator:
         """Part of LaneHost."""
         table = self._tables.get(keyspace)
         return table if table is not None and table.tunable else None
-
-    def begin_turn(self) -> float:
-        """Part of LaneHost."""
-        self.now = now = self._monotonic()
-        return now
-
-    def takes_sample(self) -> bool:
-        """Part of LaneHost."""
-        sample, self._sample = self._sample, False
-        return sample
 
     def await_connection(self, op: Operation) -> None:
         """Begin again once a first connection has been made or not."""
@@ -518,14 +509,14 @@ class Coordinator:
 
     def elapsed_s(self, since: float) -> float:
         """Part of Host."""
-        return self._monotonic() - since
+        return self.monotonic() - since
 
     def tick(self) -> None:
         """Called every few milliseconds: ends what is overdue, wakes what is slow."""
-        self.now = now = self._monotonic()
+        self.now = now = self.monotonic()
         self.admission.ticked(now, self.active)
         self._earn(self.admission.turn_s)
-        self._sample = True
+        self.sample_due = True
         self._fast_lane.tick(now)
         self._sweep.tick(now, self.active)
         self._registers.tick(now)

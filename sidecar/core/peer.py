@@ -8,6 +8,9 @@ from sidecar.core.clocks import NodeClock
 from sidecar.core.health import Breaker
 
 LATENCY_SMOOTHING = 0.3  # weight of the newest sample in the moving average
+# Latencies within this factor are the same: load is spread over such replicas in turn.
+SIMILAR_LATENCY = 2.0
+FLOOR_LATENCY_S = 0.001
 
 
 class PeerLink(Protocol):
@@ -87,6 +90,20 @@ class Peer:
     def observe(self, latency_s: float) -> None:
         """Fold one answer's latency into the moving average."""
         self.latency_s += LATENCY_SMOOTHING * (latency_s - self.latency_s)
+
+    @property
+    def latency_class(self) -> int:
+        """Equal for replicas that answer about as fast; higher is slower."""
+        latency_s, level = self.latency_s, 0
+        while latency_s > FLOOR_LATENCY_S:
+            latency_s /= SIMILAR_LATENCY
+            level += 1
+        return level
+
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """All that decides whether and when it is asked: plans hold while this stays the same."""
+        return self.link, self.counts, self.breaker.demoted, self.latency_class
 
     @property
     def health(self) -> str:

@@ -20,9 +20,6 @@ from replicas.scripts import SCRIPTS
 from sidecar.core.levels import Members, needs
 from sidecar.core.peer import Peer
 
-# Latencies within this factor are the same: load is spread over such replicas in turn.
-SIMILAR_LATENCY = 2.0
-FLOOR_LATENCY_S = 0.001
 MAX_ORDERS = 6
 
 
@@ -214,20 +211,12 @@ class Route:
         for slot, peer in enumerate(self.peers):
             if peer.counts:
                 foreign = int(peer.node.zone != self.zone)
-                rank = (peer.breaker.demoted, foreign, _latency_class(peer.latency_s))
+                rank = (peer.breaker.demoted, foreign, peer.latency_class)
                 ranked.setdefault(rank, []).append(slot)
         groups = [ranked[rank] for rank in sorted(ranked)]
         permuted = [list(itertools.permutations(group)) for group in groups]
         orders = itertools.islice(itertools.product(*permuted), MAX_ORDERS)
         return tuple(tuple(itertools.chain(*parts)) for parts in orders) or ((),)
-
-
-def _latency_class(latency_s: float) -> int:
-    level = 0
-    while latency_s > FLOOR_LATENCY_S:
-        latency_s /= SIMILAR_LATENCY
-        level += 1
-    return level
 
 
 def _slots(mask: int, order: tuple[int, ...]) -> tuple[int, ...]:

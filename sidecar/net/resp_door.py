@@ -34,10 +34,11 @@ def wall_clock_ms() -> int:
 class RespConnection(asyncio.Protocol):
     """One client's socket. What its bytes mean is the session's affair."""
 
-    __slots__ = ("_door", "paused_since", "reading_paused", "session", "transport")
+    __slots__ = ("_door", "_now", "paused_since", "reading_paused", "session", "transport")
 
     def __init__(self, door: "RespDoor") -> None:
         self._door = door
+        self._now = door.now
         self.session: Session | None = None
         self.transport: asyncio.Transport | None = None
         self.reading_paused = False
@@ -54,7 +55,7 @@ class RespConnection(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        session.feed(data, self._door.now())
+        session.feed(data, self._now())
         if session.backlog or session.held_bytes or session.parser.in_command:
             self._door.received_part(self, session)
 

@@ -30,6 +30,7 @@ ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
 _GET = frozenset((b"GET", b"get"))  # the spellings that clients use
+_READ = int(Family.READ)  # looking it up in an enum takes as long as counting
 _FIRST_IN_FLIGHT = 32  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
 _LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
@@ -251,17 +252,17 @@ class Session:
         """Bytes from the client: run the commands they complete, as far as the limits let."""
         if self.closing:
             return
-        parser = self.parser
+        parser, door = self.parser, self.door
         commands = parser.feed(data)
         self.last_at = now
-        self.door.counters.bytes_in += len(data)
+        door.counters.bytes_in += len(data)
         if commands:
             self.held_since = now
         if self.backlog or len(commands) > self._room():
             self.backlog.extend(commands)
             self.advance(now)
             return
-        self.deadline = now + self.door.backend.default_timeout_ms * 0.001
+        self.deadline = now + door.backend.default_timeout_ms * 0.001
         self._run(commands)
         if parser.error is not None:
             self._protocol_error()
@@ -327,7 +328,7 @@ class Session:
     def _read_together(self, keys: list[bytes]) -> None:
         """As one batch, unless there is something odd about them."""
         count = len(keys)
-        self.door.counters.calls[Family.READ] += count
+        self.door.counters.calls[_READ] += count
         if not self.muted and self.tokens is None:
             batch = ReadBatch(self, self.keyspace, keys, self.level, self.deadline)
             self.pending.append(batch)
@@ -405,12 +406,15 @@ class Session:
 
     def batch_read(self, batch: ReadBatch) -> None:
         """Part of Asker."""
-        nil = self.nil
-        batch.tag = [
-            nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
-            for value in batch.values
-        ]
-        self.gathering -= len(batch.keys)
+        nil, values = self.nil, batch.values
+        if len(values) == 1:
+            value = values[0]
+            batch.tag = nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
+        else:
+            batch.tag = [
+                nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value) for value in values
+            ]
+        self.gathering -= len(values)
         if self.pending[0] is batch:
             self._release()
 

@@ -12,7 +12,7 @@ from sidecar.core.location import Location
 from sidecar.core.operation import Read, Write
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
-from tests.support.fake_cluster import KEYSPACE, TIMEOUT_S, FakeCluster
+from tests.support.fake_cluster import KEYSPACE, TIMEOUT_S, FakeCluster, FakeLink
 
 pytestmark = pytest.mark.usefixtures("lane")  # on both ways of a read
 
@@ -285,6 +285,34 @@ def test_a_far_slower_replica_is_read_last() -> None:
         cluster.get(KEY, Consistency.ONE)
         cluster.flow()
     assert cluster.sidecar.core.peers[2].reads == 0
+
+
+def test_a_look_that_finds_nothing_new_leaves_the_plans_as_they_are() -> None:
+    core = FakeCluster(zones=1).sidecar.core
+    core.health_changed()
+    age = core.health_age
+    core.peers[2].latency_s = 0.0005  # as fast as the others
+    core.health_changed()
+    assert core.health_age == age
+
+
+@pytest.mark.parametrize("what", ["link", "counts", "demoted", "latency"])
+def test_what_decides_who_is_asked_makes_plans_anew(what: str) -> None:
+    cluster = FakeCluster(zones=1)
+    core = cluster.sidecar.core
+    core.health_changed()
+    age = core.health_age
+    peer = core.peers[2]
+    if what == "link":
+        peer.link = FakeLink(cluster, 2)
+    elif what == "counts":
+        peer.counts = False
+    elif what == "demoted":
+        peer.breaker.watch(cluster.now_s, cluster.now_s - 1.0)
+    else:
+        peer.latency_s = 0.2
+    core.health_changed()
+    assert core.health_age > age
 
 
 def test_nodes_that_join_and_leave_the_map_are_told() -> None:

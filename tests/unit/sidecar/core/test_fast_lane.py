@@ -142,8 +142,11 @@ def test_replicas_that_are_equally_good_are_asked_in_turn() -> None:
 
 def test_who_reads_seldom_does_not_begin_with_the_same_replica_each_time() -> None:
     cluster = FakeCluster(zones=1)
-    for _ in range(6):
-        cluster.sidecar.core.health_changed()
+    core = cluster.sidecar.core
+    for turn in range(6):
+        for peer in core.peers.values():
+            peer.latency_s = 0.01 * (turn % 2)
+        core.health_changed()
         Batch(cluster, [A], Consistency.ONE)
     assert [len(link.commands) for link in cluster.sidecar.links.values()] == [2, 2, 2]
 
@@ -247,6 +250,21 @@ def test_one_that_gives_no_answer_is_replaced(
     assert batch.dissolved
     assert batch.single_values == [A * 2, B * 2]
     assert cluster.sidecar.core.active == 0
+
+
+def test_a_single_key_is_asked_of_another_when_the_link_is_full() -> None:
+    cluster = FakeCluster(zones=1)
+    cluster.put(A, b"v", Consistency.ALL)
+    cluster.flow()
+    for level in (Consistency.QUORUM, Consistency.ONE):  # the sample of this tick, fences are seen
+        Batch(cluster, [A], level)
+        cluster.flow()
+    cluster.link(1).full = cluster.link(2).full = True
+    batches = [Batch(cluster, [A], Consistency.ONE) for _ in range(3)]
+    cluster.flow()
+    assert sum(batch.dissolved for batch in batches) == 2
+    for batch in batches:
+        assert (batch.single_values if batch.dissolved else batch.values) == [b"v"]
 
 
 def test_a_link_that_is_full_takes_no_part(cluster: FakeCluster) -> None:

@@ -262,6 +262,15 @@ def test_one_read_of_each_tick_measures_the_replicas_that_it_asked_first(
     assert len(measured()) == 4
 
 
+def test_a_read_of_one_replica_measures_it_too(cluster: FakeCluster) -> None:
+    cluster.tick()
+    cluster.get(KEY, Consistency.ONE)
+    (asked,) = asked_nodes(cluster)
+    cluster.now_s += 0.09
+    cluster.flow()
+    assert max(peer(cluster, asked).breaker._latencies_s) == pytest.approx(0.09)
+
+
 def test_one_that_was_asked_later_is_not_measured_from_the_beginning(
     cluster: FakeCluster,
 ) -> None:
