@@ -264,7 +264,7 @@ class Session:
             return
         self.deadline = now + door.backend.default_timeout_ms * 0.001
         self._run(commands)
-        if parser.error is not None:
+        if parser.error is not None and not self.closing:  # after QUIT it is nobody's
             self._protocol_error()
 
     def advance(self, now: float) -> None:
