@@ -260,9 +260,9 @@ def test_a_single_key_is_asked_of_another_when_the_link_is_full() -> None:
         Batch(cluster, [A], level)
         cluster.flow()
     cluster.link(1).full = cluster.link(2).full = True
-    batches = [Batch(cluster, [A], Consistency.ONE) for _ in range(3)]
+    batches = [Batch(cluster, [A], Consistency.ONE) for _ in range(6)]
     cluster.flow()
-    assert sum(batch.dissolved for batch in batches) == 2
+    assert sum(batch.dissolved for batch in batches) == 4
     for batch in batches:
         assert (batch.single_values if batch.dissolved else batch.values) == [b"v"]
 
