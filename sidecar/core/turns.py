@@ -30,6 +30,11 @@ class Turns:
         """Call it once."""
         self._go_on(_FIRST_AT_ONCE)
 
+    @property
+    def half_begun(self) -> bool:
+        """Whether some wait until others have ended."""
+        return self._begun < len(self._ops)
+
     def ended(self, value_bytes: int) -> None:
         """One has ended, with a value so large; 0: without one."""
         self._ended += 1

@@ -54,6 +54,11 @@ class Gather:
         self._turns = Turns(self.ops, start)
         self._turns.begin()
 
+    @property
+    def half_begun(self) -> bool:
+        """Whether some of `ops` wait until others have ended."""
+        return self._turns.half_begun
+
     def done(self, op: Read | Write) -> None:
         """One of the operations has ended."""
         self.left -= 1

@@ -12,6 +12,7 @@ from sidecar.wire import resp_reply as resp
 
 def get(session: Session, args: list[bytes]) -> None:
     """GET key, by itself: usually the session reads it together with its neighbours."""
+    session.reading.add(args[1])
     session.read_value(args[1])
 
 
@@ -75,6 +76,7 @@ def _derive(session: Session, key: bytes, encode: ReadEncoder) -> None:
     )
     if session.muted:
         session.mute(op)
+    session.reading.add(key)
     session.pending.append(op)
     session.read(op)
 
@@ -95,6 +97,8 @@ def _read_many(session: Session, args: list[bytes], encode: GatherEncoder) -> No
         op.done = gather.done
     gather.ops = ops
     session.start_gather(gather, session.read)
+    if not gather.half_begun:  # else all that follows waits anyway
+        session.reading.update(args[1:])
 
 
 def _not_begun(op: Read) -> None:

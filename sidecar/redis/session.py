@@ -3,10 +3,13 @@
 Sans-I/O: `feed` takes bytes, `take_output` gives bytes, and the door's `wake` is called once when
 there is something to send. No task, future or closure stands behind a request: a slotted operation
 waits in `pending` until those before it are answered; its `tag` becomes the reply's bytes.
+
+A write waits until reads of its key that stand before it are answered, and what follows waits with
+it. A slow read asks one more owner, where the write may have arrived: it would tell the future.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from buckets.bucket_map import Consistency
@@ -23,6 +26,7 @@ from sidecar.redis.command import Command, Family
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.gather import Gather
 from sidecar.redis.limits import RespLimits
+from sidecar.redis.waiting import Due, Ready, keys_read, last_read
 from sidecar.wire import resp_reply as resp
 from sidecar.wire.resp_parser import RequestParser
 
@@ -34,34 +38,12 @@ _READ = int(Family.READ)  # looking it up in an enum takes as long as counting
 _FIRST_IN_FLIGHT = 32  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
 _LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
+_MOST_READING = 4096  # keys of reads that are noted before answered ones are sorted out
 _LONGEST_NAME = 64  # no command's name is longer; what is longer is not even folded to upper case
 
 
 class ConversationOverError(Exception):
     """The client has said goodbye: what it sent after that is not looked at."""
-
-
-class Ready:
-    """A reply that waits only for those before it."""
-
-    __slots__ = ("tag",)
-
-    def __init__(self, tag: bytes) -> None:
-        self.tag = tag
-
-
-class Due(Ready):
-    """A reply that is made when those before it have been given."""
-
-    __slots__ = ("make",)
-
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        self.make = make
-
-    @property
-    def tag(self) -> bytes:  # type: ignore[override]
-        """The reply, as of now."""
-        return self.make()
 
 
 class Door:
@@ -82,6 +64,7 @@ class Door:
         "wake",
         "walker",
         "wall_ms",
+        "writing",
     )
 
     def __init__(
@@ -103,6 +86,12 @@ class Door:
             for command in commands.values()
             for spelling in (command.name.encode(), command.name.upper().encode())
         }
+        self.writing = {
+            spelling: commands[name]
+            for spelling in self.dispatch
+            for name in [spelling.decode().lower()]
+            if commands[name].family in (Family.WRITE, Family.WRITE_MANY)
+        }
         self.limits = limits
         self.wall_ms = wall_ms
         self.wake = wake
@@ -120,6 +109,7 @@ class Session:
 
     __slots__ = (
         "address",
+        "awaited",
         "backlog",
         "bound",
         "closing",
@@ -153,6 +143,7 @@ class Session:
         "pending",
         "read",
         "read_batch",
+        "reading",
         "shell",
         "tokens",
         "version",
@@ -184,6 +175,9 @@ class Session:
         self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready | ReadBatch] = (
             deque()
         )
+        # Keys of the reads in `pending`, and of answered ones: who reads adds to it.
+        self.reading: set[bytes] = set()
+        self.awaited: object = None  # of `pending`: what the next command waits for
         self.gathering = 0  # unanswered keys of commands on many keys, and of batches
         self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
@@ -264,8 +258,8 @@ class Session:
             return
         self.deadline = now + door.backend.default_timeout_ms * 0.001
         self._run(commands)
-        if parser.error is not None and not self.closing:  # after QUIT it is nobody's
-            self._protocol_error()
+        if parser.error is not None and not (self.backlog or self.closing):
+            self._protocol_error()  # after QUIT it is nobody's
 
     def advance(self, now: float) -> None:
         """Dispatch what had to wait, as far as there is room."""
@@ -290,29 +284,51 @@ class Session:
         return self.closing and not self.pending and not self.out and not self.backlog
 
     def _room(self) -> int:
+        if self.awaited is not None:
+            return 0
         return self.in_flight_limit - len(self.pending) - self.gathering
 
     def _run(self, commands: list[list[bytes]]) -> None:
         if not self.bound:
             self.select(0)
-        keys: list[bytes] = []  # of GETs that stand side by side
         try:
-            for args in commands:
-                if args[0] in _GET and len(args) == 2:
-                    keys.append(args[1])
-                    continue
-                if keys:
-                    self._read_together(keys)
-                    keys = []
-                self._call(args)
-            if keys:
-                self._read_together(keys)
+            self._dispatch(iter(commands))
         except ConversationOverError:
             self.backlog.clear()
             self.closing = True
             self._mark_dirty()
         if commands and len(commands[-1][0]) <= _LONGEST_NAME:
             self.last_command = commands[-1][0]
+
+    def _dispatch(self, rest: Iterator[list[bytes]]) -> None:
+        keys: list[bytes] = []  # of GETs that stand side by side
+        for args in rest:
+            if args[0] in _GET and len(args) == 2:
+                keys.append(args[1])
+                continue
+            if keys:
+                self._read_together(keys)
+                keys = []
+            if self.reading and self._overtakes(args):
+                self.backlog.extendleft(reversed([args, *rest]))
+                return
+            self._call(args)
+            if self.awaited is not None:
+                self.backlog.extendleft(reversed(list(rest)))
+                return
+        if keys:
+            self._read_together(keys)
+
+    def _overtakes(self, args: list[bytes]) -> bool:
+        """Whether the command writes a key of which a read before it is not answered."""
+        writing, name = self.door.writing, args[0]
+        command = writing.get(name) or writing.get(name[:_LONGEST_NAME].upper())
+        written = set(command.keys_of(args)) if command is not None else set()
+        if written.isdisjoint(self.reading):
+            return False
+        self.awaited = last_read(written, self.pending)
+        self.reading -= written
+        return self.awaited is not None
 
     def _call(self, args: list[bytes]) -> None:
         entry = self.door.dispatch.get(args[0]) or self._find(args)
@@ -329,6 +345,7 @@ class Session:
         """As one batch, unless there is something odd about them."""
         count = len(keys)
         self.door.counters.calls[_READ] += count
+        self.reading.update(keys)
         if not self.muted and self.tokens is None:
             batch = ReadBatch(self, self.keyspace, keys, self.level, self.deadline)
             self.pending.append(batch)
@@ -423,6 +440,8 @@ class Session:
         for op in reads:
             op.done = self.on_value
         self.gathering -= len(reads)
+        if self.awaited is batch:
+            self.awaited = reads[-1]
         waiting = list(self.pending)
         at = waiting.index(batch)
         waiting[at : at + 1] = reads
@@ -484,6 +503,8 @@ class Session:
         self.gathering += len(gather.ops)
         self.pending.append(gather)
         gather.begin(start)
+        if gather.half_begun:  # what follows would come before its other half
+            self.awaited = gather
 
     def gathered(self, gather: Gather) -> None:
         """All operations of `gather` have ended, or will not be begun."""
@@ -511,6 +532,12 @@ class Session:
             else:
                 break
             pending.popleft()
+        if not pending:
+            self.reading.clear()
+        elif len(self.reading) > _MOST_READING:
+            self.reading = keys_read(pending)
+        if self.awaited is not None and self.awaited not in pending:
+            self.awaited = None
         if not self.dirty:
             self.dirty = True
             self.door.wake(self)

@@ -40,7 +40,7 @@ async function values(client) {
 async function pipelines(client) {
   const many = await Promise.all(Array.from({ length: 200 }, (_, at) => client.set(`${p}many:${at}`, `${at}`)));
   assert.ok(many.every((reply) => reply === "OK"));
-  const answers = await client.multi().set(`${p}p`, "1").get(`${p}p`).del(`${p}many:1`).execAsPipeline();
+  const answers = await client.multi().set(`${p}p`, "1").get(`${p}p`).del(`${p}p`).execAsPipeline();
   assert.deepEqual(answers, ["OK", "1", 1]);
   // A pipeline with an error in it is rejected with that error; what stood beside it was done.
   await assert.rejects(client.multi().set(`${p}p`, "1").incr(`${p}p`).del(`${p}many:0`).execAsPipeline(), ErrorReply);

@@ -160,6 +160,23 @@ def test_a_new_value_without_an_expiry_stays(client: redis.Redis) -> None:
     assert client.ttl("k") == -1
 
 
+def test_a_slow_owner_shows_no_read_what_its_pipeline_writes_later(cluster: LocalCluster) -> None:
+    # Reads ask an owner of the own zone first; another one, which has the DEL by then, steps in.
+    keys = [b"order%d" % number for number in range(40)]
+    slow = next(node for node in cluster.nodes if node.name in cluster.owners(keys[0]))
+    with client_of(cluster) as client:
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.set(key, "v").get(key).delete(key).exists(key)
+        slow.pause()
+        try:
+            answers = pipeline.execute()
+        finally:
+            slow.resume()
+    assert answers == [True, b"v", 1, 0] * len(keys)
+    wait_until(lambda: set(cluster.sidecar_health().values()) == {"connected"}, "all are back")
+
+
 def test_numbers_and_names_pick_keyspaces(cluster: LocalCluster, client: redis.Redis) -> None:
     client.set("k", "default")
     with redis.Redis(port=cluster.redis_port, db=1) as places:

@@ -1,0 +1,61 @@
+"""What waits in a connection's order of replies. Its `tag` is the reply's bytes once that is known.
+
+Single operations, batches and gathers wait as they are; the rest is here.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from sidecar.core.fast_lane import ReadBatch
+from sidecar.core.operation import Read
+from sidecar.redis.gather import Gather
+
+
+class Ready:
+    """A reply that waits only for those before it."""
+
+    __slots__ = ("tag",)
+
+    def __init__(self, tag: bytes) -> None:
+        self.tag = tag
+
+
+class Due(Ready):
+    """A reply that is made when those before it have been given."""
+
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        self.make = make
+
+    @property
+    def tag(self) -> bytes:  # type: ignore[override]
+        """The reply, as of now."""
+        return self.make()
+
+
+def last_read(keys: set[bytes], pending: Iterable[object]) -> object | None:
+    """The last that reads one of `keys` and is not answered: answers keep their order, so when it
+    is, all are."""
+    last: object | None = None
+    for waiting, read in _unanswered_reads(pending):
+        if not keys.isdisjoint(read):
+            last = waiting
+    return last
+
+
+def keys_read(pending: Iterable[object]) -> set[bytes]:
+    """All keys that are read and not answered."""
+    return {key for _, keys in _unanswered_reads(pending) for key in keys}
+
+
+def _unanswered_reads(pending: Iterable[object]) -> Iterator[tuple[object, list[bytes]]]:
+    """What reads and is not answered, in order, with its keys."""
+    for waiting in pending:
+        if type(waiting) is ReadBatch:
+            if type(waiting.tag) is not list:
+                yield waiting, waiting.keys
+        elif type(waiting) is Read:
+            if type(waiting.tag) is not bytes:
+                yield waiting, [waiting.key]
+        elif type(waiting) is Gather and waiting.tag is None and type(waiting.ops[0]) is Read:
+            yield waiting, [op.key for op in waiting.ops]
