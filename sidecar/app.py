@@ -120,7 +120,8 @@ class Sidecar:
             worker.start()
         self._feed.load()
         feeding = asyncio.create_task(self._feed.run(), name="map-feed")
-        reporting = asyncio.create_task(self._make_reporter().run(), name="hint-report")
+        reporter = self._make_reporter()
+        reporting = asyncio.create_task(reporter.run(), name="hint-report")
         admin = self._make_admin()
         serving = asyncio.create_task(admin.serve(sockets=[self._admin_socket]), name="admin")
         if self._config.ports_file:
@@ -130,14 +131,14 @@ class Sidecar:
             await self._stopping.wait()
             log.info("draining")
         finally:
-            await self._stop(feeding, reporting)
+            await self._stop(reporter, feeding, reporting)
             admin.should_exit = True
             await serving
         log.info("stopped")
 
-    async def _stop(self, *tasks: asyncio.Task[None]) -> None:
+    async def _stop(self, reporter: HintReporter, *tasks: asyncio.Task[None]) -> None:
         workers = (worker.stop() for worker in self._workers)
-        await asyncio.gather(self._path.stop(), *workers)
+        await asyncio.gather(self._path.stop(reporter.report_last), *workers)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import SystemRandom
 
@@ -223,11 +223,16 @@ class DataPath:
         self.grpc_door.close()
         await self.redis_door.close()
 
-    async def stop(self) -> None:
-        """Drain, replay hints in what is left of the time, then let go of the replicas."""
+    async def stop(self, replayed: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Drain, replay hints in what is left of the time, then let go of the replicas.
+
+        `replayed` is awaited while it is still known what hints are left.
+        """
         ends_at = time.monotonic() + self._config.drain_timeout_ms / 1000
         await self.drain()
         await self.hints.finish(max(0.0, ends_at - time.monotonic()))
+        if replayed is not None:
+            await replayed()
         for timer in self._timers:
             timer.cancel()
         if self._links is not None:

@@ -145,8 +145,8 @@ class HintReports:
         paths = [f"{self._folder}/{name}" for name in names]
         entries = await self._store.read_many(paths)
         return [
-            (path, msgspec.json.decode(entry.value, type=HintRecord))
-            for path, entry in zip(paths, entries, strict=True)
+            (path, _decoded(name, entry.value))
+            for path, name, entry in zip(paths, names, entries, strict=True)
             if entry is not None
         ]
 
@@ -160,6 +160,14 @@ class HintReports:
         # An id is whatever its operator likes; a path is not.
         name = record.log or record.sidecar
         return f"{self._folder}/{sha1(name.encode()).hexdigest()[:20]}"
+
+
+def _decoded(name: str, raw: bytes) -> HintRecord:
+    """What nobody can read may be of any time: it holds everything, until it is forgotten."""
+    try:
+        return msgspec.json.decode(raw, type=HintRecord)
+    except msgspec.MsgspecError:
+        return HintRecord(f"unreadable-{name}", 0, 0, only_copy_ms=1)
 
 
 def check_report(request: admin_pb2.ReportHintsRequest) -> None:

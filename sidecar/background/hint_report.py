@@ -22,6 +22,7 @@ METHOD: Final = "/dabbawala.v1.Admin/ReportHints"
 EVERY_S: Final = 2.0
 AGAIN_S: Final = 60.0
 TIMEOUT_S: Final = 5.0
+LAST_S: Final = 1.0
 MOST_MARKS: Final = 4_096  # of one report; the rest follows when these are done with
 
 log = structlog.get_logger("hints")
@@ -61,6 +62,14 @@ class HintReporter:
         while True:
             await self.report()
             await asyncio.sleep(self._every_s)
+
+    async def report_last(self) -> None:
+        """What is left at the end, often nothing; the end does not wait long for it."""
+        try:
+            async with asyncio.timeout(LAST_S):
+                await self.report()
+        except TimeoutError:
+            log.info("hints that are left not reported", why=f"no answer within {LAST_S} s")
 
     async def report(self) -> None:
         """Once, if there is anything to say."""

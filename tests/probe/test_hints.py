@@ -1,5 +1,7 @@
 """Owners that miss writes and come back; the sidecar that keeps their hints is killed meanwhile."""
 
+import contextlib
+import sqlite3
 import sys
 import threading
 import time
@@ -174,10 +176,20 @@ def test_what_a_sidecar_still_has_when_it_is_told_to_end_is_replayed_first(
     wait_until(lambda: three.sidecar_health()["node-1"] == "unreachable", "it is missed")
     write_all(three, 2000)
     wait_until(lambda: waiting(three) == 2000, "every write is kept for it")
+    wait_until(lambda: reports(three) == 1, "the control plane has heard of them")
     away.start()
     wait_until(lambda: three.sidecar_health()["node-1"] != "unreachable", "it is back")
     three.sidecar.stop()
     assert differing(away, other) == 0
+    assert reports(three) == 0
+
+
+def reports(cluster: LocalCluster) -> int:
+    """Sidecars of which the control plane knows that they have hints, which hold tombstones."""
+    path = cluster.folder / "control-plane" / "store.sqlite3"
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as store:
+        [[count]] = store.execute("SELECT count(*) FROM entries WHERE path LIKE '%/hints/%'")
+    return int(count)
 
 
 @pytest.mark.fault(17)

@@ -9,7 +9,7 @@ from msgspec import structs
 from buckets.bucket_map import Durability, KeyspaceSettings, Mode
 from control_plane.coordination.embedded import EmbeddedStore
 from control_plane.coordination.paths import ClusterPaths
-from control_plane.coordination.store import StoreOptions
+from control_plane.coordination.store import CoordinationStore, StoreOptions
 from control_plane.errors import Invalid
 from control_plane.jobs.compaction import held_ms
 from control_plane.jobs.hint_reports import (
@@ -53,11 +53,29 @@ def test_a_hint_holds_tombstones_until_it_ages_out_and_an_only_copy_for_ever(
     assert held_ms([record(), said], NOW_MS) == ([expected] if hours else [])
 
 
+PATHS = ClusterPaths("test")
+
+
 @pytest.fixture
-async def reports(tmp_path: Path) -> AsyncIterator[HintReports]:
+async def store(tmp_path: Path) -> AsyncIterator[CoordinationStore]:
     options = StoreOptions(cluster="test")
-    async with await EmbeddedStore.open(tmp_path / "store.db", options) as store:
-        yield HintReports(store, ClusterPaths("test"))
+    async with await EmbeddedStore.open(tmp_path / "store.db", options) as opened:
+        yield opened
+
+
+@pytest.fixture
+def reports(store: CoordinationStore) -> HintReports:
+    return HintReports(store, PATHS)
+
+
+async def test_what_can_not_be_read_holds_all_tombstones_until_it_is_forgotten(
+    reports: HintReports, store: CoordinationStore
+) -> None:
+    await store.write(f"{PATHS.root}/hints/abc", b"{torn")
+    assert held_ms(await reports.read_all(), NOW_MS) == [1]
+    [said] = await reports.known()
+    assert await reports.forget(said.sidecar)
+    assert await reports.read_all() == []
 
 
 async def test_what_another_log_holds_is_not_forgotten_for_the_same_id(
