@@ -176,6 +176,12 @@ class Recorded(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def pause_reading(self) -> None:
+        """On a busy machine a turn may be long: the door rests."""
+
+    def resume_reading(self) -> None:
+        """And goes on."""
+
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
 
