@@ -14,12 +14,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
 
-from bench import doors_grpc
+from bench import doors_attacked, doors_grpc
 from bench.doors_cluster import ONE_DATABASE, WIDE_DATABASE, Cluster, local_cluster
 from bench.doors_load import GrpcLoad, RedisLoad, get_command, set_command
 from bench.doors_peers import Peer, Peers, peers
@@ -202,18 +203,28 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each run, about")
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--map-buckets", type=int, default=4_096, help="of the map of D7")
+    parser.add_argument(
+        "--under-attack",
+        action="store_true",
+        help="the p99 of an honest client while hostile ones attack, beside a control run",
+    )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too")
     options = parser.parse_args(arguments)
     console = Console(stderr=True)
     try:
         with _ended_like_ctrl_c(), console.status("") as status:
-            outcome = run(options, status.update)
+            if options.under_attack:
+                attacked = doors_attacked.run(options.seconds, status.update)
+                publish = partial(doors_attacked.publish, attacked, options.json)
+            else:
+                outcome = run(options, status.update)
+                publish = partial(publish_outcome, outcome, options.json, options.plot)
     except BenchFailed as error:
         print(f"doors: {error}", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
         print("doors: stopped", file=sys.stderr)
         return 128 + signal.SIGINT
-    publish_outcome(outcome, options.json, options.plot)
+    publish()
     return 0

@@ -67,6 +67,8 @@ def running(
     folder: Path,
     *,
     environment: Mapping[str, str] | None = None,
+    stdin: int = subprocess.DEVNULL,
+    cwd: Path | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """A process that is stopped afterwards, and killed if we are. Its standard output is a pipe.
 
@@ -75,10 +77,10 @@ def running(
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             tied(command),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=log,
-            cwd=folder,
+            cwd=cwd or folder,
             env=environment,
             start_new_session=True,
         )
@@ -95,8 +97,9 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()
 
 
 def wait_until(

@@ -7,8 +7,7 @@ fetched a thousand times before anybody could say that it is too much.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_FIRST_AT_ONCE = 64  # until the sizes of values are known
-_AT_ONCE = 256
+_AT_ONCE = 64  # what others wait behind: some milliseconds
 _BYTES_AT_ONCE = 4 << 20  # of values, going by those seen so far
 _LEAST_AT_ONCE = 2
 
@@ -28,7 +27,7 @@ class Turns:
 
     def begin(self) -> None:
         """Call it once."""
-        self._go_on(_FIRST_AT_ONCE)
+        self._go_on(_AT_ONCE)
 
     @property
     def half_begun(self) -> bool:

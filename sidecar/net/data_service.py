@@ -19,6 +19,7 @@ from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
 from sidecar.net.scan_service import ScanCalls
 from sidecar.net.session_calls import SESSION, open_for, start_in_session
 from sidecar.wire.grpc import Call, StreamHandler, UnaryHandler
+from sidecar.wire.grpc_codec import CANCELLED
 
 SERVICE = b"/dabbawala.v1.Data/"
 MAX_BATCH = 10_000
@@ -275,7 +276,10 @@ class _Gather:
 
     def done(self, op: Read | Write) -> None:
         size = len(op.record.value) if isinstance(op, Read) and op.record is not None else 0
-        if self.turns.value_bytes + size > MAX_BATCH_BYTES:
+        if self.call.cancelled:  # nobody waits for the rest
+            self.left -= len(self.turns.stop())
+            self._ended(op)
+        elif self.turns.value_bytes + size > MAX_BATCH_BYTES:
             for late in (op, *self.turns.stop()):
                 late.error = _answer_too_large()
                 self._ended(late)
@@ -286,7 +290,11 @@ class _Gather:
     def _ended(self, op: Read | Write) -> None:
         self.results[op.tag] = self.encode(op)
         self.left -= 1
-        if not self.left:
+        if self.left:
+            return
+        if self.call.cancelled:
+            self.call.fail(CANCELLED, "nobody waits for this batch")
+        else:
             self.response.results.extend(self.results)  # type: ignore[arg-type]
             self._respond()
 

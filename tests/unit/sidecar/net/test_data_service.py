@@ -18,6 +18,7 @@ class Answered:
 
     def __init__(self) -> None:
         self.timeout_ns = None
+        self.cancelled = False
         self.tag: object = None
         self.message = b""
         self.status = -1
@@ -83,3 +84,17 @@ def test_results_stand_in_the_order_asked_for() -> None:
     assert [one.WhichOneof("result") for one in response.results] == ["put", "failure", "delete"]
     assert response.results[1].failure.outcome == pb.OUTCOME_NOT_APPLIED
     assert response.results[2].delete.existed
+
+
+def test_nothing_more_of_a_batch_is_begun_when_nobody_waits_for_it() -> None:
+    data = service()
+    call = Answered()
+    call.cancelled = True
+    items = [pb.BatchWriteItem(key=b"k%d" % n, put=b"1") for n in range(1_000)]
+    data.batch_write(call, pb.BatchWriteRequest(items=items).SerializeToString())
+    read = Answered()
+    keys = [item.key for item in items]
+    data.batch_get(read, pb.BatchGetRequest(keys=keys).SerializeToString())
+    results = pb.BatchGetResponse.FromString(read.message).results
+    assert len(results) == 1_000
+    assert sum(one.value.found for one in results) < 100
