@@ -48,7 +48,9 @@ class HybridClock:
         """
         last = self._last + 1
         now = now_ms << COUNTER_BITS
-        self._last = last = max(last, now)
+        if now > last:
+            last = now
+        self._last = last
         return last.to_bytes(8, "big") + self._writer
 
     def merge(self, version: bytes) -> None:

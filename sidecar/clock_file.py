@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from replicas.version import HybridClock
+from replicas.version import COUNTER_BITS, HybridClock
 
 # Below the skew that replicas accept (500 ms by default), so that what a process issues after a
 # crash, above its predecessor's ceiling, is not refused as too far ahead.
@@ -50,8 +50,8 @@ class DurableClock(HybridClock):
 
         Raises OSError when the disk does not take it: the version must not be used then.
         """
-        version = super().next(now_ms)
-        if self.last_ms > self._ceiling_ms and self._path is not None:
+        version = HybridClock.next(self, now_ms)
+        if self._last >> COUNTER_BITS > self._ceiling_ms and self._path is not None:
             self._write(self.last_ms + LEAD_MS)
         return version
 

@@ -94,6 +94,7 @@ class WriteRun:
         if tally(self.needs, 0, self.failed) == IMPOSSIBLE:
             self._unreachable()
             return
+        failed_before = self.failed
         for slot, peer in enumerate(self.route.peers):
             link = peer.link
             # A suspect owner gets the write too (it carries a version); it only counts in nothing.
@@ -105,7 +106,8 @@ class WriteRun:
                 peer.writes += 1
             else:
                 self._no_ack(slot, "its connection is full")
-        self._judge()
+        if self.failed != failed_before:
+            self._judge()
 
     def _unreachable(self) -> None:
         if self._kept_as_hint():
@@ -131,12 +133,13 @@ class WriteRun:
             if not (acknowledged and self.met):  # the last of three is usually just that
                 self._late(slot, acknowledged=acknowledged)
             return
-        self.heard |= 1 << slot
+        bit = 1 << slot
+        self.heard |= bit
         if acknowledged:
             # The connection that answers is the one written to, so one life of the server. What a
             # suspect owner holds counts in nothing, and says nothing about the key.
-            if self.countable >> slot & 1:
-                self.acked |= 1 << slot
+            if self.countable & bit:
+                self.acked |= bit
                 if reply == APPLIED_OVER_LIVE:
                     op.existed = True
                 elif reply == SUPERSEDED:
