@@ -118,6 +118,11 @@ class Copy:
         self._batch = max(1, min(MOST_RECORDS_A_BATCH, MOST_BYTES_A_BATCH // each))
 
     @property
+    def purged_through(self) -> bytes:
+        """As `measure` found it."""
+        return self._purged_through
+
+    @property
     def batch(self) -> int:
         """How many records may be read or written at once."""
         return self._batch

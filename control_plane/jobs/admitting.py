@@ -48,7 +48,7 @@ from replicas.digest import overwrite_fence
 from replicas.errors import ReplicaError
 from replicas.fence import Fence, Role
 from replicas.identity import Identity
-from replicas.layout import IDENTITY_KEY, BucketKeys, bucket_keys
+from replicas.layout import IDENTITY_KEY, bucket_keys
 from replicas.passage import ballot_floor
 from replicas.replies import Code, parse_refusal
 from replicas.scripts import SCRIPTS
@@ -254,6 +254,10 @@ class AdmissionJob(Job):
         """
         time_ms = await (await self._own_client(state, target)).time_ms()
         copies = await self._fenced_copies(state, stored, bucket, fenced, Pace())
+        if len(fenced) < needed(bucket, target):
+            copies += await self._untrusted(
+                state, stored, bucket, target, fenced=set(fenced), pace=Pace()
+            )
         await asyncio.gather(*(copy.measure() for copy in copies))
         promises = await asyncio.gather(*(copy.highest_promise() for copy in copies))
         floor = ballot_floor(time_ms, stored.settings.max_skew_ms, promises)
@@ -311,11 +315,18 @@ class AdmissionJob(Job):
         )
         copies = await self._fenced_copies(state, stored, bucket, fenced, pace)
         if stored.settings.mode is Mode.LINEARIZABLE:
-            found = await self._pass_all(stored, bucket, target, own, copies)
+            heard: list[Copy] = []
+            if len(fenced) < needed(bucket, target):
+                heard = await self._untrusted(
+                    state, stored, bucket, target, fenced=set(fenced), pace=pace
+                )
+            found = await self._pass_all(
+                stored, bucket, target, own=own, fenced=copies, heard=heard
+            )
         else:
             if self.record.accept_loss:
                 copies += await self._untrusted(
-                    state, bucket, target, keys=keys, pace=pace, fenced=set(fenced)
+                    state, stored, bucket, target, fenced=set(fenced), pace=pace
                 )
             found = await self._equal(stored, bucket, target, [own, *copies])
         counts = self.record.counts
@@ -351,17 +362,17 @@ class AdmissionJob(Job):
         stored: StoredKeyspace,
         bucket: Bucket,
         target: Target,
+        *,
         own: Copy,
         fenced: list[Copy],
+        heard: list[Copy],
     ) -> Findings:
         """Every register through an identity change by the others, and to the one that joins."""
         need, settings = needed(bucket, target), stored.settings
-        if self.record.accept_loss:
-            need = min(need, len(fenced))
-        if not need:
-            return Findings()
         limits = pack_limits(settings.max_skew_ms, settings.log_bytes_per_bucket)
         quorum = Quorum(tuple(fenced), need, limits, self._ballots, joining=own, may_heal=True)
+        if len(fenced) < need:  # the loss was accepted
+            quorum = _listening(quorum, own, heard)
         found = await pass_bucket(quorum)
         if found.unhealed and not self.record.accept_loss:
             name = f"bucket {bucket.id} of {settings.name}"
@@ -387,15 +398,15 @@ class AdmissionJob(Job):
     async def _untrusted(
         self,
         state: ClusterState,
+        stored: StoredKeyspace,
         bucket: Bucket,
         target: Target,
         *,
-        keys: BucketKeys,
-        pace: Pace,
         fenced: set[int],
+        pace: Pace,
     ) -> list[Copy]:
         """Where loss was accepted: owners that are not trusted either are listened to."""
-        found = []
+        found, keys = [], bucket_keys(stored.settings.name, bucket.id)
         for owner in others(bucket, target):
             if owner.node in fenced:
                 continue
@@ -522,6 +533,13 @@ async def _set_fence(client: ReplicaClient, change: FenceChange, now: StoredFenc
                 raise Interrupted(f"{change.keys.data.decode()} answered {str(reply)[:100]}")
     if refusal is not None:
         raise Interrupted(f"{change.keys.data.decode()} refused: {refusal.code}")
+
+
+def _listening(quorum: Quorum, own: Copy, heard: Iterable[Copy]) -> Quorum:
+    """Those that are left of the others decide, however few; without any, the joining one."""
+    if not quorum.deciding:
+        return replace(quorum, deciding=(own,), need=1, joining=None, heard=tuple(heard))
+    return replace(quorum, need=len(quorum.deciding), heard=(*heard, own))
 
 
 async def _identify(client: ReplicaClient, identity: Identity) -> None:

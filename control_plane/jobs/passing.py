@@ -13,7 +13,7 @@ from typing import Final
 
 from control_plane.jobs.equalizing import LEAVES, Findings, leaf_groups
 from control_plane.jobs.job import now_ms
-from replicas.acceptor import Acceptor
+from replicas.acceptor import Acceptor, decode_acceptor
 from replicas.bucket_copy import MOVED_ON, Copy, StepRefused
 from replicas.commands import prepare_prefix, prepare_suffix, write_prefix, write_suffix
 from replicas.digest import NO_ORDER, differences, differing_leaves
@@ -23,7 +23,7 @@ from replicas.quorum import Group
 from replicas.register import Again, Answer, Ask, Done, Step, Why, backoff_ms
 from replicas.replies import SUPERSEDED, Refusal, parse_accept, parse_prepare
 from replicas.scripts import SCRIPTS
-from replicas.version import WRITER_BYTES, HybridClock
+from replicas.version import WRITER_BYTES, ZERO_VERSION, HybridClock
 
 MOST_ATTEMPTS: Final = 100  # against clients that change the key all the time
 MOST_UNANSWERED: Final = 3
@@ -35,7 +35,9 @@ class Quorum:
     a majority of all owners; `joining`, if any, is given what they choose.
 
     `may_heal`: the bucket's epoch has been raised on the deciding ones since, so that nothing which
-    a damaged record had promised can still be used.
+    a damaged record had promised can still be used. `heard` copies are those of owners that lost
+    data, where there is no majority of others and the loss was accepted: none of them counts, but
+    the highest that they or the deciding ones have accepted is gone on from.
     """
 
     deciding: tuple[Copy, ...]
@@ -44,6 +46,7 @@ class Quorum:
     ballots: HybridClock
     joining: Copy | None = None
     may_heal: bool = False
+    heard: tuple[Copy, ...] = ()
 
     @property
     def copies(self) -> tuple[Copy, ...]:
@@ -62,7 +65,7 @@ async def pass_bucket(quorum: Quorum) -> Findings:
     `unhealed` counts keys of which too few deciding copies can be read. Raises StepRefused and
     ReplicaError.
     """
-    copies = quorum.copies
+    copies = (*quorum.copies, *quorum.heard)
     await asyncio.gather(*(copy.measure() for copy in copies))
     found = Findings(records=max(copy.records for copy in copies))
     for group in leaf_groups(list(range(LEAVES)), found.records):
@@ -100,10 +103,32 @@ async def pass_keys(
     """Pass these keys; what the listings call corrupt neither decides nor is left so."""
     size = min(copy.batch for copy in quorum.copies)
     for start in range(0, len(fields), size):
-        batch = _Batch(quorum, found)
-        for field in fields[start : start + size]:
-            batch.add(field, [listing.get(field) == NO_ORDER for listing in listings])
+        some = fields[start : start + size]
+        batch = _Batch(quorum, found, await _salvage(quorum, some))
+        for field in some:
+            slots = listings[: len(quorum.copies)]
+            batch.add(field, [listing.get(field) == NO_ORDER for listing in slots])
         await batch.run()
+
+
+async def _salvage(quorum: Quorum, fields: Sequence[bytes]) -> dict[bytes, Acceptor]:
+    """The highest that the heard copies have accepted of each key.
+
+    What lies at or below purged-through and is only where it was not purged had been deleted.
+    """
+    purged = max(copy.purged_through for copy in (*quorum.copies, *quorum.heard))
+    best: dict[bytes, Acceptor] = {}
+    for copy in quorum.heard:
+        # The joining one's fence is new: it says nothing of what its dump has purged.
+        behind = copy is quorum.joining or copy.purged_through < purged
+        lowest = purged if behind else ZERO_VERSION
+        for field, raw in (await copy.read(fields)).items():
+            state = decode_acceptor(raw)
+            known = best.get(field)
+            if state and state.accepted > max(lowest, known.accepted if known else lowest):
+                best[field] = state
+                quorum.ballots.merge(state.accepted)
+    return best
 
 
 class _Key:
@@ -122,9 +147,10 @@ class _Key:
 class _Batch:
     """Keys that go through their rounds in step."""
 
-    def __init__(self, quorum: Quorum, found: Findings) -> None:
+    def __init__(self, quorum: Quorum, found: Findings, salvaged: Mapping[bytes, Acceptor]) -> None:
         self._quorum = quorum
         self._found = found
+        self._salvaged = salvaged
         self._dice = Random()
         self._keys: dict[bytes, _Key] = {}
         accept, heal = SCRIPTS["accept"], SCRIPTS["heal_acceptor"]
@@ -193,12 +219,20 @@ class _Batch:
                 raise
             return dict.fromkeys(fields)
         answers = {
-            field: _parse(asked[field], reply) for field, reply in zip(fields, replies, strict=True)
+            field: self._known(field, _parse(asked[field], reply))
+            for field, reply in zip(fields, replies, strict=True)
         }
         for answer in answers.values():
             if isinstance(answer, Refusal) and answer.code.value in MOVED_ON:
                 raise StepRefused(copy.client.link.address, answer)
         return answers
+
+    def _known(self, field: bytes, answer: Answer) -> Answer:
+        """A promise, as though what was salvaged had been accepted by whoever gave it."""
+        known = self._salvaged.get(field)
+        if known is None or not isinstance(answer, Acceptor) or known.accepted <= answer.accepted:
+            return answer
+        return Acceptor(answer.promise, known.accepted, known.raw)
 
     def _command(self, slot: int, field: bytes, ask: Ask) -> bytes:
         name = field[1:]

@@ -1,30 +1,15 @@
 """Repair and admission against real servers: what differs is moved, what was lost comes back."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
 import pytest
 import redis
 
-from buckets.bucket_map import Bucket, Owner
+from buckets.bucket_map import Bucket
 from control_plane.app import App
 from control_plane.controllers.cluster_state import StoredNode
-from control_plane.controllers.instance import ControlPlaneInstance
-from control_plane.controllers.roster import InstanceRecord
-from control_plane.coordination.errors import Unavailable
-from control_plane.coordination.opening import open_store
-from control_plane.coordination.paths import ClusterPaths
-from control_plane.coordination.store import (
-    CoordinationStore,
-    Entry,
-    Leadership,
-    Op,
-    Registration,
-    StoreOptions,
-    Watch,
-)
 from control_plane.jobs.job import DONE, KEPT, RUNNING
 from control_plane.jobs.repair import repaired_path
 from control_plane.metrics import InstanceCollector
@@ -37,7 +22,6 @@ from replicas.layout import bucket_keys
 from replicas.record import decode_record, encode_record
 from replicas.version import HybridClock
 from tests.support.control_planes import (
-    CLUSTER,
     DURABLE,
     Refusal,
     add_nodes,
@@ -47,6 +31,7 @@ from tests.support.control_planes import (
     running,
     until,
 )
+from tests.support.dying_control_planes import runs_until_back
 from tests.support.replica_records import flip
 from tests.support.servers import Server, Servers
 
@@ -346,73 +331,6 @@ async def test_a_corrupt_record_is_not_healed_without_a_majority_of_valid_ones(
         assert await app.instance.ledger.store.read(path) is None
 
 
-class DyingStore(CoordinationStore):
-    """A store that answers no more after some transactions."""
-
-    def __init__(self, store: CoordinationStore, transactions: int) -> None:
-        self._store = store
-        self._left = transactions
-
-    @property
-    def dead(self) -> bool:
-        return self._left < 0
-
-    async def transact(self, ops: Sequence[Op]) -> list[int]:
-        self._left -= 1
-        if self.dead:
-            raise Unavailable("the store died")
-        return await self._store.transact(ops)
-
-    async def read_many(self, paths: Iterable[str]) -> list[Entry | None]:
-        return await self._store.read_many(paths)
-
-    async def children(self, path: str) -> list[str]:
-        return await self._store.children(path)
-
-    async def read_tree(self, prefix: str) -> dict[str, Entry]:
-        return await self._store.read_tree(prefix)
-
-    async def delete_tree(self, prefix: str) -> None:
-        await self._store.delete_tree(prefix)
-
-    async def ephemeral(self, path: str, value: bytes) -> Registration:
-        return await self._store.ephemeral(path, value)
-
-    def watch(self, path: str) -> Watch:
-        return self._store.watch(path)
-
-    async def campaign(self, path: str, value: bytes) -> Leadership:
-        return await self._store.campaign(path, value)
-
-    async def sync(self, path: str) -> None:
-        await self._store.sync(path)
-
-    @property
-    def connected(self) -> bool:
-        return self._store.connected
-
-    async def close(self) -> None:
-        await self._store.close()
-
-
-async def whole(app: ControlPlaneInstance, server: Server) -> None:
-    """Whatever was interrupted: each bucket has a majority of its owners in their first life, a
-    fence owns only what the map gives it, and the node counts only once it has everything back.
-    """
-    number = app.feed.state.nodes["n0"].node.number
-    known = app.feed.state.keyspaces["places"].keyspace.buckets
-    trusted = app.feed.state.nodes["n0"].record.trusted
-    async with await ReplicaClient.connect(server.host, server.port) as client:
-        stands = await client.read_fences([bucket_keys("places", bucket.id) for bucket in known])
-    for bucket, stored in zip(known, stands, strict=True):
-        fence, back = stored.fence, Owner(number, 2) in bucket.owners
-        assert back or not trusted
-        assert fence is None or fence.role is Role.JOINING or back
-        first_lives = sum(owner.incarnation == 1 for owner in bucket.owners)
-        assert first_lives == 3 or (first_lives == 2 and len(bucket.owners) in (2, 3))
-        assert len(bucket.owners) + len(bucket.pending) == 3
-
-
 async def test_interrupted_after_every_transaction_an_admission_still_ends_well(
     tmp_path: Path, servers: Servers
 ) -> None:
@@ -423,47 +341,11 @@ async def test_interrupted_after_every_transaction_an_admission_still_ends_well(
     nodes[0].kill()
     nodes[0].erase()
     nodes[0].restart()
-    runs = 1
-    while await interrupted_run(tmp_path, nodes[0], transactions=1) != 2:
-        runs += 1
-        assert runs < 30
-    assert runs > 5
+    assert await runs_until_back(tmp_path, nodes[0], "places") > 5
     async with running(tmp_path) as app:
         await until(lambda: "n0" in app.instance.healths, "the map is read")
         await until(lambda: app.instance.healths["n0"].word == "up", "it is up")
         await all_equal(app, nodes)
-
-
-async def interrupted_run(folder: Path, server: Server, transactions: int) -> int:
-    """The node's incarnation after a control plane that died."""
-    options = StoreOptions(cluster=CLUSTER)
-    store = DyingStore(await open_store(f"sqlite://{folder}/store.db", options), transactions)
-    instance = ControlPlaneInstance(
-        store,
-        ClusterPaths(CLUSTER),
-        InstanceRecord("cp-1", "127.0.0.1:1"),
-        store_kind="embedded",
-        probe_interval_ms=50,
-        admission_settle_ms=0,
-        compaction_interval_ms=-1,
-        publish=lambda _: None,
-    )
-    instance.start()
-
-    def nodes() -> Mapping[str, StoredNode]:
-        return instance.feed.state.nodes
-
-    def over() -> bool:
-        return store.dead or ("n0" in nodes() and nodes()["n0"].node.incarnation == 2)
-
-    try:
-        await until(over, "it died, or the node is back")
-        if not nodes()["n0"].record.trusted or nodes()["n0"].node.incarnation == 2:
-            await whole(instance, server)  # it has been seen that the node is not what it was
-        return nodes()["n0"].node.incarnation
-    finally:
-        await instance.stop()
-        await store.close()
 
 
 async def test_finished_repairs_do_not_gather_in_the_store(
