@@ -2,7 +2,7 @@
 
 A route belongs to one epoch of one bucket. Everything that depends only on that (names on the
 server, the groups of each level) is computed when first asked for and kept; the order in which
-replicas are read follows health and latency and is renewed a few times a second.
+replicas are read follows health and latency: it is made anew when one of them has changed.
 """
 
 import itertools
