@@ -28,12 +28,22 @@ DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 async def until(true: Callable[[], object], what: str, timeout_s: float = DEADLINE_S) -> None:
-    """Poll until `true()` is; an assertion names `what` did not happen in time."""
+    """Poll until `true()` is; an assertion names `what` did not happen in time.
+
+    A node or keyspace that `true` looks up and that is not there yet is not true yet either.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout_s
-    while not true():
+    while not _is(true):
         assert loop.time() < deadline, f"{what}: not within {timeout_s} s"
         await asyncio.sleep(POLL_S)
+
+
+def _is(true: Callable[[], object]) -> bool:
+    try:
+        return bool(true())
+    except KeyError:
+        return False
 
 
 async def eventually(
