@@ -5,6 +5,8 @@ and may come back with its disk. What a sidecar needs to know in turn, which of 
 marked have been repaired, goes back with the answer.
 """
 
+import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from hashlib import sha1
@@ -25,6 +27,7 @@ EVERYWHERE: Final = ("", -1)  # a mark of all buckets
 # Clocks of sidecars and replicas differ, and a repair is to have begun *after* the loss.
 MARK_MARGIN_MS: Final = 1_000
 MOST_NAME: Final = 256
+LOOK_TIMEOUT_S: Final = 1.0
 
 Place = tuple[str, int]  # keyspace and bucket
 
@@ -131,13 +134,13 @@ class HintReports:
         return [record for _, record in await self._records()]
 
     async def known(self) -> list[HintRecord]:
-        """The same for people to look at: of a moment ago, or the last read while there is no
-        store.
+        """The same for people to look at: of a moment ago, or the last read while the store does
+        not answer at once.
         """
-        try:
-            self._last = [record for _, record in await self._records()]
-        except CoordinationError:
-            pass
+        if self._store.connected:
+            with contextlib.suppress(CoordinationError, TimeoutError):
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    self._last = [record for _, record in await self._records()]
         return self._last
 
     async def _records(self) -> list[tuple[str, HintRecord]]:

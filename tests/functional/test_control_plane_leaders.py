@@ -107,7 +107,7 @@ async def test_a_leader_that_slept_through_its_term_changes_nothing_and_forwards
         sleeper.resume()
         async with admin(await sleeper.address()) as stub:
             # Whatever it believes when it wakes up, this ends as one registration.
-            await eventually(lambda: accepted(stub, nodes[3]), "the node is registered")
+            await eventually(lambda: accepted(stub, nodes[3]), "the node is registered", 60.0)
         await until_leads(sleeper, other.instance_id)
         status = await status_of(other)
     assert [each.node.number for each in status.nodes] == [1, 2, 3, 4]
