@@ -1,7 +1,9 @@
 """python -m bench linearizable: what a linearizable keyspace costs beside a tunable one at QUORUM.
 
 Both stand on the same `dabba dev`, with the same copies, buckets and durability (memory), and are
-asked in turn through the Redis door. A compare-and-set is SET with IFEQ.
+asked in turn through the Redis door. A compare-and-set is SET with IFEQ. What a read costs is what
+its caller waits, alone and in pipelines. The sidecar's CPU is shown beside it: reads at QUORUM that
+arrive together are one batch, those of registers are not yet.
 """
 
 import argparse
@@ -98,13 +100,14 @@ def measure(cluster: Cluster, rounds: int) -> list[Figure]:
         figures.append(Figure(f"{name}, throughput", paces[name].per_s(), "/s"))
         figures.append(Figure(f"{name}, CPU of the sidecar", paces[name].cpu_us(), "us"))
     p50_s = {name: statistics.median(found) for name, found in latencies.items()}
-    for what, ratio in (
-        ("p50", p50_s[READ_LINEARIZABLE] / p50_s[READ_AT_QUORUM]),
-        ("time in pipelines", paces[READ_AT_QUORUM].per_s() / paces[READ_LINEARIZABLE].per_s()),
-        ("CPU in pipelines", paces[READ_LINEARIZABLE].cpu_us() / paces[READ_AT_QUORUM].cpu_us()),
+    tunable, linearizable = paces[READ_AT_QUORUM], paces[READ_LINEARIZABLE]
+    for what, ratio, reach in (
+        ("p50", p50_s[READ_LINEARIZABLE] / p50_s[READ_AT_QUORUM], MOST_OF_A_QUORUM_READ),
+        ("time in pipelines", tunable.per_s() / linearizable.per_s(), MOST_OF_A_QUORUM_READ),
+        ("CPU in pipelines", linearizable.cpu_us() / tunable.cpu_us(), None),
     ):
         title = f"uncontended linearizable read over QUORUM read, {what}"
-        figures.append(Figure(title, ratio, "x", MOST_OF_A_QUORUM_READ))
+        figures.append(Figure(title, ratio, "x", reach))
     return figures
 
 
