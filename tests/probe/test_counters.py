@@ -7,9 +7,10 @@ import redis
 
 from protos.dabbawala.v1 import data_pb2
 from tests.support.counters import Client, Counting, Counts, incrementing, swapping
+from tests.support.fault_table import Judged
 from tests.support.local_cluster import LocalCluster, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.probe]
+pytestmark = [pytest.mark.slow, pytest.mark.probe, pytest.mark.fault(8)]
 
 KEYSPACE = "ledger"
 DATABASE = 7
@@ -72,19 +73,30 @@ def all_own_again(cluster: LocalCluster) -> None:
     assert repair.status == 0, repair
 
 
-def test_fifty_clients_lose_no_increment(kept_cluster: LocalCluster) -> None:
+def told(judged: Judged, counts: Counts, final: dict[str, int]) -> None:
+    acknowledged, unknown = counts.acknowledged.total(), counts.unknown.total()
+    lost = sum(max(0, counts.acknowledged[key] - final[key]) for key in KEYS)
+    judged.count(
+        operations=acknowledged + unknown, acknowledged=acknowledged, unknown=unknown, lost=lost
+    )
+    assert counts.problems(final) == []
+
+
+def test_fifty_clients_lose_no_increment(kept_cluster: LocalCluster, judged: Judged) -> None:
     create(kept_cluster)
     client = incrementing(kept_cluster.redis_port, DATABASE, KEYS)
     counts = count(kept_cluster, client, clients=50)
     with redis.Redis(port=kept_cluster.redis_port, db=DATABASE) as door:
         final = {key: int(door.get(key) or 0) for key in KEYS}
-    assert counts.problems(final) == []
+    told(judged, counts, final)
     all_own_again(kept_cluster)
     with redis.Redis(port=kept_cluster.redis_port, db=DATABASE) as door:
         assert {key: int(door.get(key) or 0) for key in KEYS} == final
 
 
-def test_swaps_repeated_with_their_operation_id_happen_once(kept_cluster: LocalCluster) -> None:
+def test_swaps_repeated_with_their_operation_id_happen_once(
+    kept_cluster: LocalCluster, judged: Judged
+) -> None:
     create(kept_cluster)
     client = swapping(kept_cluster.grpc_targets[0], KEYSPACE, KEYS)
     counts = count(kept_cluster, client, clients=12)
@@ -93,5 +105,5 @@ def test_swaps_repeated_with_their_operation_id_happen_once(kept_cluster: LocalC
     for key in KEYS:
         got = data.Get(data_pb2.GetRequest(keyspace=KEYSPACE, key=key.encode()), timeout=5)
         final[key] = int(got.value or b"0")
-    assert counts.problems(final) == []
+    told(judged, counts, final)
     all_own_again(kept_cluster)
