@@ -1,9 +1,9 @@
 """python -m bench linearizable: what a linearizable keyspace costs beside a tunable one at QUORUM.
 
 Both stand on the same `dabba dev`, with the same copies, buckets and durability (memory), and are
-asked in turn through the Redis door. A compare-and-set is SET with IFEQ. What one read costs is what
-its caller waits. What many in a pipeline cost is shown beside it, without a bound: reads at QUORUM
-that arrive together are one batch, which takes half the work; those of registers are not yet.
+asked in turn through the Redis door. A compare-and-set is SET with IFEQ. What one read costs is
+what its caller waits. What many in a pipeline cost is shown beside it, without a bound: reads at
+QUORUM that arrive together are one batch, which is half the work; those of registers are not yet.
 """
 
 import argparse
