@@ -377,6 +377,22 @@ def test_half_commands_of_all_connections_are_bounded_together(tmp_path: Path) -
         eventually(lambda: door.door.held_bytes == 0)
 
 
+def test_replies_that_pile_up_are_bounded_over_all_connections(tmp_path: Path) -> None:
+    with running_door(tmp_path, replace(RespLimits(), door_output_bytes=1 << 20)) as door:
+        large = b"l" * 500_000
+        with connect(door) as reader:
+            reader.sendall(packed("SET", "large", large))
+            assert read_exactly(reader, 5) == b"+OK\r\n"
+            crowd = [connect(door) for _ in range(20)]
+            for sock in crowd:
+                sock.sendall(packed("GET", "large") * 30)
+            eventually(lambda: door.door.counters.closed_output > 0)
+            reader.sendall(packed("PING"))
+            assert read_exactly(reader, 7) == b"+PONG\r\n"
+            for sock in crowd:
+                sock.close()
+
+
 def test_a_flood_on_one_connection_does_not_starve_another(door: RunningDoor) -> None:
     flood = packed("PING") * 20_000
     with connect(door) as loud, connect(door) as quiet:

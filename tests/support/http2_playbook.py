@@ -88,10 +88,15 @@ class Peer:
     """A client in front of one connection; time moves only when told to."""
 
     def __init__(
-        self, routes: GrpcRoutes, limits: GrpcLimits | None = None, hello: bytes = HELLO
+        self,
+        routes: GrpcRoutes,
+        limits: GrpcLimits | None = None,
+        hello: bytes = HELLO,
+        counters: Counters | None = None,
     ) -> None:
+        """`counters`: those of a door that it shares with others."""
         self.now_ns = 1_000 * SECOND_NS
-        self.counters = Counters()
+        self.counters = counters or Counters()
         self.flushes_asked = 0
         self.server = GrpcConnection(
             routes, limits or GrpcLimits(), self.counters, self._on_output, self.now_ns

@@ -182,12 +182,29 @@ def test_whole_messages_whose_end_is_missing_are_held_memory_too() -> None:
 
 def test_the_door_bounds_all_connections_together() -> None:
     limits = GrpcLimits(max_message_bytes=1_000, max_door_held_bytes=1_500)
-    first, second = (Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits) for _ in range(2))
-    second.server.counters = second.counters = first.counters
+    first = Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits)
+    second = Peer(GrpcRoutes({b"/t.T/Echo": echo}), limits, counters=first.counters)
     for peer in (first, second):
         peer.says(request(1), data(1, message(b"x" * 900)))
     assert first.hears() == []
     assert second.hears()[0].startswith("HEADERS 1 200 grpc-status=8")
+
+
+def test_answers_that_nobody_takes_are_bounded_over_all_connections() -> None:
+    """Who has some of them opens no more streams; others are served."""
+    routes = GrpcRoutes({b"/t.T/Echo": echo})
+    limits = GrpcLimits(max_door_queued_bytes=1_500)
+    first = Peer(routes, limits)
+    second, third = (Peer(routes, limits, counters=first.counters) for _ in range(2))
+    for peer in (first, second):
+        peer.says(h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0}))
+        peer.says(request(1), data(1, message(b"x" * 900), end=True))
+        peer.hears()
+    assert first.counters.queued_bytes > 1_500
+    first.says(request(3), data(3, message(b"y"), end=True))
+    assert first.hears() == ["RST_STREAM 3 REFUSED_STREAM"]
+    third.says(request(1), data(1, message(b"y"), end=True))
+    assert third.hears()[-1] == "TRAILERS 1 grpc-status=0"
 
 
 # What a service gets and may do.
