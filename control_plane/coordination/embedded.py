@@ -5,7 +5,6 @@ watch is a poll of PRAGMA data_version, which costs microseconds while nothing c
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +51,7 @@ class EmbeddedStore(SessionStore):
                 session_length_ms=options.session_timeout_ms,
                 cluster=options.cluster,
             )
-            file.renew(_now_ms())
+            file.renew()
             return file
 
         try:
@@ -90,7 +89,7 @@ class EmbeddedStore(SessionStore):
         return await self._ask(lambda: self._file.read_tree(prefix))
 
     async def apply(self, ops: Sequence[SessionOp]) -> list[int]:
-        return await self._ask(lambda: self._file.apply(ops, _now_ms()), writes=True)
+        return await self._ask(lambda: self._file.apply(ops), writes=True)
 
     async def delete_tree(self, prefix: str) -> None:
         checked_path(prefix)
@@ -98,7 +97,7 @@ class EmbeddedStore(SessionStore):
 
     async def holding(self, path: str) -> Holding | None:
         checked_path(path)
-        return await self._ask(lambda: self._file.holding(path, _now_ms()), writes=True)
+        return await self._ask(lambda: self._file.holding(path), writes=True)
 
     async def sync(self, path: str) -> None:
         """Every read already sees the last commit; this only proves that the file answers."""
@@ -171,7 +170,7 @@ class EmbeddedStore(SessionStore):
         while True:
             await asyncio.sleep(pause_s)
             try:
-                await self._ask(lambda: self._file.renew(_now_ms()), writes=True)
+                await self._ask(self._file.renew, writes=True)
             except Unavailable:
                 continue
 
@@ -204,7 +203,3 @@ class EmbeddedStore(SessionStore):
                 self._watches[watch] = state
                 self._unsynced.discard(watch)
                 watch.offer(None if state is None else state.version, resync=resync)
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000

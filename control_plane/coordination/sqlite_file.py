@@ -1,14 +1,15 @@
 """The file of the embedded store: tables and blocking operations, each one SQLite transaction.
 
 Every method blocks and belongs to one thread. Several processes of one host may share the file.
-Time is an argument: milliseconds of CLOCK_MONOTONIC, which all processes of a host share and which
-nobody can set; it starts again with the machine, and a lease that seems to end further away than it
-is long is therefore from before a restart, and over.
+Time is milliseconds of CLOCK_MONOTONIC, which all processes of a host share and which nobody can
+set; it starts again with the machine, and a lease that seems to end further away than it is long is
+therefore from before a restart, and over. That holds only for a time taken under the write lock:
+with one from before the wait for the lock, a lease renewed meanwhile would seem to be too long.
 """
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +65,12 @@ class Seen:
 class SqliteFile:
     """Open with `open_file`. `session_id` is 0 until the first `renew`."""
 
-    def __init__(self, connection: sqlite3.Connection, session_length_ms: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, session_length_ms: int, clock_ms: Callable[[], int]
+    ) -> None:
         self._connection = connection
         self._session_length_ms = session_length_ms
+        self._clock_ms = clock_ms
         self.session_id = 0
 
     def read(self, paths: Sequence[str]) -> list[Entry | None]:
@@ -100,18 +104,18 @@ class SqliteFile:
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
             return int(version)
 
-    def holding(self, path: str, now_ms: int) -> Holding | None:
+    def holding(self, path: str) -> Holding | None:
         with self._writing():
-            self._renew(now_ms)
+            self._renew()
             row = self._row(path)
             if row is None:
                 return None
             seen, session = row
             return Holding(seen.version, session == self.session_id, session != 0)
 
-    def apply(self, ops: Sequence[SessionOp], now_ms: int) -> list[int]:
+    def apply(self, ops: Sequence[SessionOp]) -> list[int]:
         with self._writing():
-            self._renew(now_ms)
+            self._renew()
             return [self._apply_one(index, op) for index, op in enumerate(ops)]
 
     def delete_tree(self, prefix: str) -> None:
@@ -121,12 +125,12 @@ class SqliteFile:
                 (prefix, prefix + "/", prefix + "0"),
             )
 
-    def renew(self, now_ms: int) -> None:
+    def renew(self) -> None:
         """Keep the session alive, or begin a new one when it ended; end those of others whose time
         is over.
         """
         with self._writing():
-            self._renew(now_ms)
+            self._renew()
 
     def end_session(self) -> None:
         with self._writing():
@@ -139,7 +143,9 @@ class SqliteFile:
     def close(self) -> None:
         self._connection.close()
 
-    def _renew(self, now_ms: int) -> None:
+    def _renew(self) -> None:
+        """Within a write, and first in it."""
+        now_ms = self._clock_ms()
         self._end_overdue(now_ms)
         ends_at_ms = now_ms + self._session_length_ms
         renewed = self._connection.execute(
@@ -251,8 +257,17 @@ class SqliteFile:
             raise
 
 
+def monotonic_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
 def open_file(
-    path: Path, *, busy_timeout_ms: int, session_length_ms: int, cluster: str | None
+    path: Path,
+    *,
+    busy_timeout_ms: int,
+    session_length_ms: int,
+    cluster: str | None,
+    clock_ms: Callable[[], int] = monotonic_ms,
 ) -> SqliteFile:
     """Open or make the file. WrongStore when it is not ours; Unavailable when it cannot be opened
     or is locked.
@@ -269,7 +284,7 @@ def open_file(
         except BaseException:
             connection.close()
             raise
-    return SqliteFile(connection, session_length_ms)
+    return SqliteFile(connection, session_length_ms, clock_ms)
 
 
 def _prepare(connection: sqlite3.Connection, path: Path, cluster: str | None) -> None:
