@@ -17,7 +17,7 @@ from replicas.version import HybridClock, physical_ms
 from sidecar.core import checks
 from sidecar.core.clocks import Clocks
 from sidecar.core.counters import Counters, LatencyHistogram
-from sidecar.core.fast_lane import FastLane, ReadBatch
+from sidecar.core.fast_lane import FastLane, LoneKey, ReadBatch
 from sidecar.core.fences import fence_refusal
 from sidecar.core.group_write import group_error, needs_tunable, write_run
 from sidecar.core.health import Admission, Budget
@@ -91,6 +91,9 @@ class Coordinator:
         # Runs reads that came together, if they can be run as one; see ReadBatch for their end.
         # False: nothing was begun, give each key to `read`.
         self.read_batch: Callable[[ReadBatch], bool] = self._fast_lane.begin
+        # Reads a key together with those of others, until `end_turn`.
+        self.join_batch: Callable[[LoneKey, float], bool] = self._fast_lane.join
+        self.end_turn: Callable[[], None] = self._fast_lane.end_turn
         self._tables: dict[str, RoutingTable] = {}
         self._sweep = Sweep()
         self._parked: list[Operation] = []  # wait for a (newer) map

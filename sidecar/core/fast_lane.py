@@ -11,7 +11,7 @@ its keys becomes a `Read` whose `ReadRun` has asked and heard what the batch has
 hard to decide is decided in one place, read.py, and here is only what is easy.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from itertools import chain, cycle, repeat
 from typing import Any, Final, Protocol
 
@@ -90,6 +90,18 @@ class Target:
         return True
 
 
+class LoneKey(Protocol):
+    """One key that somebody asks for, to be read together with those of others."""
+
+    keyspace: str
+    level: int  # as in Read
+    key: bytes
+
+    @property
+    def asker(self) -> "Asker":
+        """Who hears of its batch, in whose `tag` it is; the same for all that may be together."""
+
+
 class Asker(Protocol):
     """Who hands in batches. One of the two is called for each, once, perhaps before
     `Coordinator.read_batch` has returned.
@@ -117,6 +129,7 @@ class ReadBatch:
         "runs",
         "sent",
         "sent_at",
+        "sink",
         "tag",
         "targets",
         "values",
@@ -131,7 +144,7 @@ class ReadBatch:
         self.keys = keys
         self.level = level  # as in Read
         self.deadline = deadline  # loop time, seconds
-        self.tag: Any = None  # the asker's own
+        self.tag: Any = None  # the asker's own; of lone keys a list: something for each
         # Key by key, once it was read: what a reader is given now. None: not there.
         self.values: list[bytes | None]
         # Of its requests, numbered: `width` for each key. Once it was read: the record's bytes
@@ -140,10 +153,11 @@ class ReadBatch:
         # The lane's own.
         self.lane: FastLane
         self.width: int
-        self.targets: Sequence[Target]  # one a request
+        self.targets: list[Target]  # one a request
         self.left: int  # requests without a reply
         self.sent: int  # requests that a link has taken
         self.sent_at: float
+        self.sink: ReplySink
         self.runs: list[ReadRun] | None = None  # once dissolved: who reads each key
 
     def cancel(self) -> None:
@@ -199,6 +213,7 @@ class FastLane:
         self._wall_ms = wall_ms
         self._aims: dict[str, dict[int, _Aims | None]] = {}
         self._flying: list[ReadBatch] = []
+        self._joinable: list[_Aims] = []  # with batches of this turn
         self._newest = b""  # version that the clock was told of
 
     def begin(self, batch: ReadBatch) -> bool:
@@ -211,7 +226,7 @@ class FastLane:
         count = len(keys)
         if aims is None or core.active + count > core.admission.limit:
             return False
-        targets = aims.take_one(keys[0], core) if count == 1 else aims.take_many(keys, core)
+        targets = aims.take_many(keys, core)
         width = aims.width
         requests = len(targets)
         if not requests or requests != width * count or not _all_valid(keys):
@@ -226,19 +241,65 @@ class FastLane:
         core.active += count
         core.counters.reads += count
         self._flying.append(batch)
-        if requests == 1 and not core.sample_due:
-            self._send_one(batch, targets[0], keys[0])
-        else:
-            self._send(batch)
+        self._send(batch)
         return True
 
-    def _send_one(self, batch: ReadBatch, target: Target, key: bytes) -> None:
-        batch.sent = 0
-        if target.link.send(read_command(target.prefix, key), batch, 0):
+    def join(self, lone: LoneKey, deadline: float) -> bool:
+        """Read a key in one batch with others of this turn that the same replicas are asked for;
+        False: nothing was begun, read it by itself. `end_turn` ends what may be joined.
+        """
+        core, key = self._core, lone.key
+        try:
+            aims = self._aims[lone.keyspace][lone.level]
+        except KeyError:
+            aims = self._make_aims(lone)
+        if aims is None or core.active >= core.admission.limit:
+            return False
+        if not 0 < len(key) <= MAX_KEY_BYTES:
+            return False
+        targets = aims.take_one(key, core)
+        width = aims.width
+        if not targets or len(targets) != width:
+            return False
+        links = targets[0].link if width == 1 else tuple([target.link for target in targets])
+        batch = aims.joined.get(links)
+        if batch is None or batch.runs is not None:
+            batch = aims.joined[links] = self._open(lone, deadline, aims)
+        batch.keys.append(key)
+        batch.tag.append(lone)
+        batch.targets += targets
+        batch.raws += [_UNHEARD] * width
+        batch.left += width
+        core.active += 1
+        core.counters.reads += 1
+        sink: ReplySink = batch
+        if core.sample_due:
+            core.sample_due = False
+            sink = _Timed(batch, core)
+        for target in targets:
+            if not target.link.send(read_command(target.prefix, key), sink, batch.sent):
+                self.dissolve(batch)
+                break
             target.peer.reads += 1
-            batch.sent = 1
-        else:
-            self.dissolve(batch)
+            batch.sent += 1
+        return True
+
+    def _open(self, lone: LoneKey, deadline: float, aims: "_Aims") -> ReadBatch:
+        batch = ReadBatch(lone.asker, lone.keyspace, [], aims.level, deadline)
+        batch.lane = self
+        batch.width = aims.width
+        batch.tag, batch.targets, batch.raws = [], [], []
+        batch.left = batch.sent = 0
+        batch.sent_at = self._core.now = self._core.monotonic()
+        self._flying.append(batch)
+        self._joinable.append(aims)
+        return batch
+
+    def end_turn(self) -> None:
+        """What was joined in this turn is on its way: who comes later begins anew."""
+        for aims in self._joinable:
+            aims.joined.clear()
+        self._joinable.clear()
 
     def _send(self, batch: ReadBatch) -> None:
         keys, width = batch.keys, batch.width
@@ -258,7 +319,7 @@ class FastLane:
             number += 1
         batch.sent = number
 
-    def _make_aims(self, batch: ReadBatch) -> "_Aims | None":
+    def _make_aims(self, batch: ReadBatch | LoneKey) -> "_Aims | None":
         table = self._core.tunable_table(batch.keyspace)
         made = _Aims(table, batch.level) if table is not None else None
         self._aims.setdefault(batch.keyspace, {})[batch.level] = made
@@ -334,21 +395,23 @@ class FastLane:
 class _Aims:
     """Whom batches of one keyspace and level ask, bucket by bucket, in turn."""
 
-    __slots__ = ("_table", "by_bucket", "level", "shift", "width")
+    __slots__ = ("_table", "by_bucket", "joined", "level", "shift", "width")
 
     def __init__(self, table: RoutingTable, level: int) -> None:
         self._table = table
         self.level = level or int(table.keyspace.settings.read_consistency)
         self.shift = table.shift
+        # Lone keys of this turn, by the link or links that are asked.
+        self.joined: dict[Any, ReadBatch] = {}
         self.width = 0  # replicas for each key; 0: not known yet, or none can be asked this way
         self.by_bucket: list[Iterator[tuple[Target, ...]] | None] = [None] * table.buckets
 
-    def take_one(self, key: bytes, core: LaneHost) -> Sequence[Target]:
+    def take_one(self, key: bytes, core: LaneHost) -> tuple[Target, ...]:
         """Whom to ask for a key; nobody: it is not for the lane."""
         bucket = key_hash(key) >> self.shift
         return next(self.by_bucket[bucket] or self.take_aim(bucket, core.health_age))
 
-    def take_many(self, keys: list[bytes], core: LaneHost) -> Sequence[Target]:
+    def take_many(self, keys: list[bytes], core: LaneHost) -> list[Target]:
         """The same for many keys, one after the other; `width` for each that is for the lane."""
         by_bucket = self.by_bucket
         targets: list[Target] = []

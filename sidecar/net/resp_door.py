@@ -18,7 +18,8 @@ from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.session import Door, Session
+from sidecar.redis.lone_reads import LoneReads
+from sidecar.redis.session import LARGE_REPLY_BYTES, Door, Session
 from sidecar.redis.table import command_table
 from sidecar.wire import resp_reply as resp
 
@@ -55,7 +56,10 @@ class RespConnection(asyncio.Protocol):
         session = self.session
         if session is None:
             return
-        session.feed(data, self._now())
+        now = self._now()
+        if self._door.lone_reads.take(session, data, now):
+            return
+        session.feed(data, now)
         if session.backlog or session.held_bytes or session.parser.in_command:
             self._door.received_part(self, session)
 
@@ -115,6 +119,7 @@ class RespDoor:
             wake=self.wake,
             monotonic=self.now,
         )
+        self.lone_reads = LoneReads(self._door, self._loop.call_soon, self._answer)
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []
         # Why the client of a connection may not come in; empty: it may.
@@ -253,6 +258,21 @@ class RespDoor:
                 connection.transport.write(data)
             if session.backlog or session.closing or connection.reading_paused:
                 self._after_flush(connection, session)
+
+    def _answer(self, session: Session, reply: bytes) -> None:
+        """Send the only reply that `session` owes its client."""
+        connection = session.shell
+        if (
+            session.dirty
+            or session.closing
+            or connection.reading_paused
+            or len(reply) > LARGE_REPLY_BYTES
+        ):
+            session.out.append(reply)
+            session.mark_dirty()
+            return
+        self._door.counters.bytes_out += len(reply)
+        connection.transport.write(reply)
 
     def _after_flush(self, connection: RespConnection, session: Session) -> None:
         """The uncommon end of a flush: go on with what waited, or say goodbye."""

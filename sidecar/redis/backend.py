@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
-from sidecar.core.fast_lane import ReadBatch
+from sidecar.core.fast_lane import LoneKey, ReadBatch
 from sidecar.core.listing import Listing
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
@@ -25,6 +25,12 @@ class Backend(Protocol):
 
     def read_batch(self, batch: ReadBatch, /) -> bool:
         """Begin reads that came together; False: nothing was begun, `read` each."""
+
+    def join_batch(self, lone: LoneKey, deadline: float, /) -> bool:
+        """Read a key in one batch with those of others; False: nothing was begun, `read` it."""
+
+    def end_turn(self) -> None:
+        """Keys that come from now on join another batch."""
 
     def write(self, op: Write, /) -> None: ...
 

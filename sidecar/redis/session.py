@@ -22,11 +22,11 @@ from sidecar.core.scan import Scan, Scanner
 from sidecar.errors import DataError
 from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
-from sidecar.redis.command import Command, Family
+from sidecar.redis.command import Command, Family, by_spelling
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.gather import Gather
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.waiting import Due, Ready, keys_read, last_read
+from sidecar.redis.waiting import Due, LoneGet, Ready, keys_read, last_read
 from sidecar.wire import resp_reply as resp
 from sidecar.wire.resp_parser import RequestParser
 
@@ -37,7 +37,7 @@ _GET = frozenset((b"GET", b"get"))  # the spellings that clients use
 _READ = int(Family.READ)  # looking it up in an enum takes as long as counting
 _FIRST_IN_FLIGHT = 32  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
-_LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
+LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
 _MOST_READING = 4096  # keys of reads that are noted before answered ones are sorted out
 _LONGEST_NAME = 64  # no command's name is longer; what is longer is not even folded to upper case
 
@@ -80,18 +80,11 @@ class Door:
         self.backend = backend
         self.walker = Scanner(backend, monotonic)
         self.commands = commands
-        # Both spellings that clients use are found without folding: 60 ns less for each command.
+        spelled = by_spelling(commands.values())
         self.dispatch = {
-            spelling: (command.handler, command.arity, int(command.family))
-            for command in commands.values()
-            for spelling in (command.name.encode(), command.name.upper().encode())
+            name: (known.handler, known.arity, int(known.family)) for name, known in spelled.items()
         }
-        self.writing = {
-            spelling: commands[name]
-            for spelling in self.dispatch
-            for name in [spelling.decode().lower()]
-            if commands[name].family in (Family.WRITE, Family.WRITE_MANY)
-        }
+        self.writing = {name: known for name, known in spelled.items() if known.writes}
         self.limits = limits
         self.wall_ms = wall_ms
         self.wake = wake
@@ -130,6 +123,7 @@ class Session:
         "library",
         "library_version",
         "local_address",
+        "lone",
         "muted",
         "name",
         "nil",
@@ -175,6 +169,7 @@ class Session:
         self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready | ReadBatch] = (
             deque()
         )
+        self.lone = LoneGet(self)  # first in `pending`, or not under way
         # Keys of the reads in `pending`, and of answered ones: who reads adds to it.
         self.reading: set[bytes] = set()
         self.awaited: object = None  # of `pending`: what the next command waits for
@@ -269,7 +264,7 @@ class Session:
             if room > 0:
                 self.deadline = now + self.door.backend.default_timeout_ms * 0.001
                 self._run([backlog.popleft() for _ in range(room)])
-                self._mark_dirty()  # or a backlog of commands that need no replica would rest here
+                self.mark_dirty()  # or a backlog of commands that need no replica would rest here
         if not backlog and self.parser.error is not None and not self.closing:
             self._protocol_error()
 
@@ -296,7 +291,7 @@ class Session:
         except ConversationOverError:
             self.backlog.clear()
             self.closing = True
-            self._mark_dirty()
+            self.mark_dirty()
         if commands and len(commands[-1][0]) <= _LONGEST_NAME:
             self.last_command = commands[-1][0]
 
@@ -380,7 +375,7 @@ class Session:
         self.muted = 0
         if problem:
             self.fail(resp.error(f"ERR {problem}"))
-        self._mark_dirty()
+        self.mark_dirty()
 
     # Replies -----------------------------------------------------------------------------------
 
@@ -393,7 +388,7 @@ class Session:
             self.pending.append(Ready(reply))
             return
         self.out.append(reply)
-        self._mark_dirty()
+        self.mark_dirty()
 
     def reply_when_due(self, make: Callable[[], bytes]) -> None:
         """Answer the command at hand with what `make` says once all before it are answered."""
@@ -433,7 +428,7 @@ class Session:
             ]
         self.gathering -= len(values)
         if self.pending[0] is batch:
-            self._release()
+            self.release()
 
     def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
         """Part of Asker: they take its place."""
@@ -456,13 +451,13 @@ class Session:
             value = op.record.value
             op.tag = b"$%d\r\n%b\r\n" % (len(value), value)
         if self.pending and self.pending[0] is op:
-            self._release()
+            self.release()
 
     def _on_derived(self, op: Read | Scan | Count) -> None:
         encode: Callable[[Session, Any], bytes] = op.tag
         op.tag = self.failure(op.error) if op.error is not None else encode(self, op)
         if self.pending and self.pending[0] is op:
-            self._release()
+            self.release()
 
     def _on_write(self, op: Write) -> None:
         if op.error is not None:
@@ -472,7 +467,7 @@ class Session:
         else:
             op.tag = resp.ONE if op.existed else resp.ZERO
         if self.pending and self.pending[0] is op:
-            self._release()
+            self.release()
 
     def _on_modified(self, op: Modify) -> None:
         if op.error is not None:
@@ -483,12 +478,12 @@ class Session:
             self.door.counters.errors += 1
             op.tag = replies.REFUSED_UNSEEN
         if self.pending and self.pending[0] is op:
-            self._release()
+            self.release()
 
     def _on_muted(self, op: Read | Write | Modify | Scan | Count) -> None:
         op.tag = b""
         if self.pending and self.pending[0] is op:
-            self._release()
+            self.release()
 
     def begin_gather(self, encode: GatherEncoder) -> Gather:
         """A place in the order of replies for a command on many keys. Fill `ops`, then call
@@ -518,9 +513,17 @@ class Session:
             gather.tag = gather.encode(self, gather.ops)
         gather.ops = []
         if self.pending and self.pending[0] is gather:
-            self._release()
+            self.release()
 
-    def _release(self) -> None:
+    def replace_lone(self, op: Read) -> None:
+        """Have `op` answer the lone GET, unless the client is gone."""
+        if self.pending:
+            if self.awaited is self.lone:
+                self.awaited = op
+            self.pending[0] = op
+
+    def release(self) -> None:
+        """Send what is due, as far as the order of replies allows."""
         pending = self.pending
         out = self.out
         while pending:
@@ -542,7 +545,8 @@ class Session:
             self.dirty = True
             self.door.wake(self)
 
-    def _mark_dirty(self) -> None:
+    def mark_dirty(self) -> None:
+        """There is something to send, or room for more."""
         if not self.dirty:
             self.dirty = True
             self.door.wake(self)
@@ -558,7 +562,7 @@ class Session:
         if len(out) == 1:
             data = out[0]
             out.clear()
-            if len(data) > _LARGE_REPLY_BYTES:
+            if len(data) > LARGE_REPLY_BYTES:
                 self._bound_in_flight(len(data))
         else:
             data = b"".join(out)

@@ -4,8 +4,9 @@ Single operations, batches and gathers wait as they are; the rest is here.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
-from sidecar.core.fast_lane import ReadBatch
+from sidecar.core.fast_lane import Asker, ReadBatch
 from sidecar.core.operation import Read
 from sidecar.redis.gather import Gather
 
@@ -17,6 +18,20 @@ class Ready:
 
     def __init__(self, tag: bytes) -> None:
         self.tag = tag
+
+
+class LoneGet(Ready):
+    """The one GET that a connection waits for; see lone_reads. `tag` is None until it is read."""
+
+    __slots__ = ("asker", "key", "keyspace", "level", "session")
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.asker: Asker
+        self.keyspace = ""
+        self.level = 0
+        self.key = b""
+        self.tag: bytes | None = None  # type: ignore[assignment]
 
 
 class Due(Ready):
@@ -54,7 +69,7 @@ def _unanswered_reads(pending: Iterable[object]) -> Iterator[tuple[object, list[
         if type(waiting) is ReadBatch:
             if type(waiting.tag) is not list:
                 yield waiting, waiting.keys
-        elif type(waiting) is Read:
+        elif type(waiting) is Read or type(waiting) is LoneGet:
             if type(waiting.tag) is not bytes:
                 yield waiting, [waiting.key]
         elif type(waiting) is Gather and waiting.tag is None and type(waiting.ops[0]) is Read:

@@ -80,7 +80,10 @@ def messages(pieces: Sequence[bytes]) -> object:
 def resp(pieces: Sequence[bytes], *, inline: bool = False) -> object:
     """Commands of the Redis protocol."""
     parser = RequestParser(max_args=64, max_bulk_bytes=4_096, max_query_bytes=8_192, inline=inline)
-    commands = [command for piece in pieces for command in parser.feed(piece)]
+    commands: list[list[bytes]] = []
+    for piece in pieces:
+        lone = parser.lone_get(piece)
+        commands += parser.feed(piece) if lone is None else [[piece[8:11], lone]]
     assert parser.error is not None or parser.held_bytes <= 8_192 + 64 * 1024
     return commands, parser.error, parser.in_command and parser.error is None
 

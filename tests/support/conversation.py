@@ -1,8 +1,10 @@
 """A Redis conversation without a socket: what a client sends, and the bytes it would be sent."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sidecar.redis.limits import RespLimits
+from sidecar.redis.lone_reads import LoneReads
 from sidecar.redis.session import Door, Session
 from sidecar.redis.table import command_table
 from tests.support.memory_coordinator import MemoryCoordinator
@@ -45,6 +47,8 @@ class Conversation:
             wake=self._wake,
             monotonic=lambda: self.now,
         )
+        self._soon: list[Callable[[], None]] = []
+        self.lone_reads = LoneReads(self.door, self._soon.append, self._answer)
         self.session = self.another()
 
     def another(self) -> Session:
@@ -59,8 +63,25 @@ class Conversation:
 
     def send_bytes(self, data: bytes) -> bytes:
         """Send anything, take what is due."""
-        self.session.feed(data, self.now)
+        self.feed(data)
+        self.end_turn()
         return self.take()
+
+    def feed(self, data: bytes, session: Session | None = None) -> None:
+        """Bytes arrive, as the door hands them on."""
+        session = session or self.session
+        if not self.lone_reads.take(session, data, self.now):
+            session.feed(data, self.now)
+
+    def end_turn(self) -> None:
+        """What was asked in this turn of the loop goes out."""
+        soon, self._soon[:] = self._soon[:], []
+        for call in soon:
+            call()
+
+    def _answer(self, session: Session, reply: bytes) -> None:
+        session.out.append(reply)
+        session.mark_dirty()
 
     def take(self) -> bytes:
         """What is due now, as the door would fetch it turn by turn until nothing changes."""

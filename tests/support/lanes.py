@@ -1,4 +1,4 @@
-"""The two ways of a read through the coordinator, for whoever drives it in a test."""
+"""The ways of a read through the coordinator, for whoever drives it in a test."""
 
 from collections.abc import Callable
 
@@ -20,6 +20,14 @@ def fast_lane(core: Coordinator, op: Read) -> None:
 
     if not core.read_batch(ReadBatch(_One(op), op.keyspace, [op.key], op.level, op.deadline)):
         core.read(op)
+
+
+def lone_lane(core: Coordinator, op: Read) -> None:
+    """As a key that others might have joined; `op` ends like any other."""
+    lone = _Lone(op)
+    if not core.join_batch(lone, op.deadline):
+        core.read(op)
+    core.end_turn()
 
 
 class _One:
@@ -46,3 +54,12 @@ class _One:
         op = self._op
         op.record, op.version, op.error, op.acks = read.record, read.version, read.error, read.acks
         op.done(op)
+
+
+class _Lone(_One):
+    """Is the one key of `op`, and asks for it."""
+
+    def __init__(self, op: Read) -> None:
+        super().__init__(op)
+        self.asker = self
+        self.keyspace, self.level, self.key = op.keyspace, int(op.level), op.key

@@ -14,7 +14,7 @@ from buckets.hashing import bucket_shift, key_hash
 from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
-from sidecar.core.fast_lane import ReadBatch
+from sidecar.core.fast_lane import LoneKey, ReadBatch
 from sidecar.core.listing import Listing
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
@@ -61,6 +61,7 @@ class MemoryCoordinator:
         self.linearizable = False  # all keyspaces are
         self.in_batches = False  # whether reads that came together are answered as one
         self.batches: list[ReadBatch] = []  # begun
+        self._joined: dict[tuple[str, int], ReadBatch] = {}
         self.failures: dict[bytes, DataError] = {}  # answered instead, by key
         self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
         self._clock = clock
@@ -99,6 +100,27 @@ class MemoryCoordinator:
         self.batches.append(batch)
         self._soon(lambda: batch.asker.batch_read(batch))
         return True
+
+    def join_batch(self, lone: LoneKey, deadline: float) -> bool:
+        """One batch for all of a keyspace and level, begun when the turn ends."""
+        if not self.in_batches or self._refusal(lone.keyspace, lone.key, None):
+            return False
+        if self._failure(lone.key):
+            return False
+        group = (lone.keyspace, lone.level)
+        if group not in self._joined:
+            batch = ReadBatch(lone.asker, lone.keyspace, [], lone.level, deadline)
+            batch.tag = []
+            self._joined[group] = batch
+        self._joined[group].keys.append(lone.key)
+        self._joined[group].tag.append(lone)
+        return True
+
+    def end_turn(self) -> None:
+        """What was joined is begun."""
+        joined, self._joined = self._joined, {}
+        for batch in joined.values():
+            self.read_batch(batch)
 
     def dissolve(self, batch: ReadBatch) -> None:
         """Read each of its keys by itself after all; its own answer must be held."""

@@ -1,13 +1,13 @@
 """The fast lane: when a batch is answered as one, when not, and that it is then as if by itself."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
-from random import Random
+from dataclasses import dataclass
 
 import pytest
 from hiredis import ReplyError
 
 from buckets.bucket_map import Consistency, KeyspaceSettings, Mode
-from replicas.fence import Fence, Role
 from replicas.layout import MAX_KEY_BYTES, user_field
 from replicas.record import FLAG_LINEARIZABLE
 from sidecar.core import health
@@ -17,13 +17,9 @@ from tests.support.fake_cluster import (
     KEYSPACE,
     START_MS,
     TIMEOUT_S,
-    Asked,
     FakeCluster,
-    FakeLink,
-    FakeSidecar,
     Move,
 )
-from tests.support.lanes import fast_lane, general_lane
 from tests.support.replica_records import flip, sealed, version_at
 
 LEVELS = (Consistency.ONE, Consistency.QUORUM, Consistency.ALL)
@@ -353,128 +349,130 @@ def test_the_end_of_a_cancelled_batch_is_quiet(cluster: FakeCluster) -> None:
     assert cluster.sidecar.core.active == 0
 
 
-# --- as if by itself
+# --- lone keys
 
 
-class Twin:
-    """A cluster whose reads all go one way. Steps are chosen by their dice alone."""
+@dataclass
+class Lone:
+    """A key that somebody wants alone, and what became of it."""
 
-    def __init__(self, seed: int, lane: Callable[..., None]) -> None:
-        self.dice = Random(seed)
-        self.cluster = FakeCluster(nodes=4, zones=4)
-        self.cluster.sidecar.lane = lane
-        # No two are equally good, or the lanes would take turns differently.
-        for number, peer in self.cluster.sidecar.core.peers.items():
-            peer.latency_s = 0.0005 * 4**number
-        self.cluster.sidecar.core.health_changed()
-        self.cluster.tick()  # the one sample of a tick is taken in either lane
-        self.asked: list[Asked] = []
-        self.story: list[object] = []
-
-    @property
-    def sidecar(self) -> FakeSidecar:
-        return self.cluster.sidecar
-
-    def step(self) -> None:
-        what = self.dice.choice(STEPS)
-        link = self.sidecar.links.get(self.dice.randint(1, 4))
-        what(self, link)
-        self.story.append((what.__name__, self._seen()))
-
-    def _seen(self) -> object:
-        links = self.sidecar.links.items()
-        ends = [(asked.ends, asked.op.version, asked.reason) for asked in self.asked]
-        afloat = [(number, [sent.command for sent in link.commands]) for number, link in links]
-        return ends, afloat, self.sidecar.core.active
+    asker: "Crowd"
+    key: bytes
+    keyspace: str = KEYSPACE
+    level: int = Consistency.ONE
 
 
-def _put(twin: Twin, link: FakeLink | None) -> None:
-    key, value = twin.dice.choice((A, B)), b"%d" % twin.dice.randrange(10)
-    more = (
-        {"expires_at_ms": START_MS + twin.dice.randrange(500)} if twin.dice.random() < 0.3 else {}
-    )
-    twin.asked.append(twin.sidecar.put(key, value, twin.dice.choice(LEVELS), **more))
+class Crowd:
+    """Many who each want one key, in one turn."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.answers: list[tuple[bytes, bytes | None]] = []
+        self.together: list[list[bytes]] = []  # keys that were answered as one
+        self.dissolved: list[bytes] = []
+
+    def wants(self, key: bytes, level: int = Consistency.ONE) -> bool:
+        deadline = self.cluster.now_s + TIMEOUT_S
+        return self.cluster.sidecar.core.join_batch(Lone(self, key, level=level), deadline)
+
+    def end_turn(self) -> None:
+        self.cluster.sidecar.core.end_turn()
+
+    def batch_read(self, batch: ReadBatch) -> None:
+        assert [lone.key for lone in batch.tag] == batch.keys
+        self.together.append(list(batch.keys))
+        self.answers += zip(batch.keys, batch.values, strict=True)
+
+    def batch_dissolved(self, batch: ReadBatch, reads: list[Read]) -> None:
+        assert [lone.key for lone in batch.tag] == [read.key for read in reads]
+        self.dissolved += batch.keys
+        for read in reads:
+            read.done = self._read_done
+
+    def _read_done(self, op: Read) -> None:
+        self.answers.append((op.key, op.record.value if op.record else None))
 
 
-def _get(twin: Twin, link: FakeLink | None) -> None:
-    twin.asked.append(twin.sidecar.get(twin.dice.choice((A, B, C)), twin.dice.choice(LEVELS)))
+@pytest.fixture
+def crowd(cluster: FakeCluster) -> Crowd:
+    return Crowd(cluster)
 
 
-def _deliver(twin: Twin, link: FakeLink | None) -> None:
-    if link is not None and link.commands:
-        link.deliver(twin.dice.randint(1, len(link.commands)))
+def test_lone_keys_of_one_turn_are_answered_replica_by_replica() -> None:
+    """Nobody waits for a replica that was not asked for him."""
+    cluster = FakeCluster(zones=1)
+    crowd = Crowd(cluster)
+    assert all(crowd.wants(key) for key in (A, B, C, A, B, C))
+    crowd.end_turn()
+    assert [len(cluster.link(number).commands) for number in (1, 2, 3)] == [2, 2, 2]
+    assert cluster.sidecar.core.active == 6
+    cluster.link(2).flow()
+    assert [len(keys) for keys in crowd.together] == [2]
+    cluster.flow()
+    assert Counter(crowd.answers) == {(A, None): 2, (B, None): 2, (C, None): 2}
+    assert [len(keys) for keys in crowd.together] == [2, 2, 2]
+    assert cluster.sidecar.core.active == 0
 
 
-def _answer(twin: Twin, link: FakeLink | None) -> None:
-    if link is not None and link.replies:
-        link.answer(twin.dice.randint(1, len(link.replies)))
+def test_who_comes_in_the_next_turn_begins_anew(cluster: FakeCluster, crowd: Crowd) -> None:
+    for keys in ((A, B), (C, A)):
+        assert all(crowd.wants(key) for key in keys)
+        crowd.end_turn()
+    cluster.flow()
+    assert crowd.together == [[A, B], [C, A]]
 
 
-def _flow(twin: Twin, link: FakeLink | None) -> None:
-    twin.cluster.flow()
+@pytest.mark.parametrize("level", [Consistency.QUORUM, Consistency.ALL])
+def test_lone_keys_are_asked_of_as_many_replicas_as_their_level_needs(
+    cluster: FakeCluster, crowd: Crowd, level: Consistency
+) -> None:
+    assert all(crowd.wants(key, level) for key in (A, B, C))
+    crowd.end_turn()
+    asked = sum(len(link.commands) for link in cluster.sidecar.links.values())
+    assert asked == 3 * (2 if level is Consistency.QUORUM else 3)
+    cluster.flow()
+    assert dict(crowd.answers) == {A: b"aa", B: b"bb", C: None}
+    assert not crowd.dissolved
 
 
-def _cut(twin: Twin, link: FakeLink | None) -> None:
-    if link is not None:
-        link.cut()
+def test_a_lone_key_whose_link_is_full_is_read_by_itself_and_so_are_those_with_it(
+    cluster: FakeCluster, crowd: Crowd
+) -> None:
+    assert all(crowd.wants(A) for _ in range(3))
+    for link in cluster.sidecar.links.values():
+        link.full = True
+    assert crowd.wants(B)
+    assert crowd.dissolved == [A, A, A, B]
+    for link in cluster.sidecar.links.values():
+        link.full = False
+    assert crowd.wants(B)  # what was dissolved is not joined
+    crowd.end_turn()
+    cluster.flow()
+    cluster.time_out()
+    cluster.flow()
+    assert Counter(crowd.answers) == {(A, b"aa"): 3, (B, None): 1, (B, b"bb"): 1}
+    assert cluster.sidecar.core.active == 0
 
 
-def _connect(twin: Twin, link: FakeLink | None) -> None:
-    twin.sidecar.connect(twin.dice.randint(1, 4))
+@pytest.mark.parametrize("key", [b"", b"x" * (MAX_KEY_BYTES + 1)])
+def test_a_bad_key_joins_nobody(crowd: Crowd, key: bytes) -> None:
+    assert not crowd.wants(key)
 
 
-def _restart(twin: Twin, link: FakeLink | None) -> None:
-    number = twin.dice.randint(1, 4)
-    twin.cluster.crash(number, empty=twin.dice.random() < 0.5)
-    twin.sidecar.connect(number)
+def test_no_lone_key_is_begun_above_the_bound_of_what_may_be_under_way(
+    cluster: FakeCluster, crowd: Crowd
+) -> None:
+    core = cluster.sidecar.core
+    core.admission.limit = 2
+    assert [crowd.wants(A) for _ in range(3)] == [True, True, False]
 
 
-def _flip(twin: Twin, link: FakeLink | None) -> None:
-    fields = twin.cluster.fields(twin.dice.randint(1, 4))
-    if user_field(A) in fields:
-        fields[user_field(A)] = flip(fields[user_field(A)], twin.dice.randrange(20))
-
-
-def _refence(twin: Twin, link: FakeLink | None) -> None:
-    number = twin.dice.randint(1, 3)
-    if b"f" in twin.cluster.fields(number):
-        twin.cluster.set_fence(number, twin.dice.choice((None, b"", b"\x00" * 59)))
-
-
-def _epoch(twin: Twin, link: FakeLink | None) -> None:
-    twin.cluster.change()
-    for number in (1, 2, 3):
-        if b"f" in twin.cluster.fields(number) and twin.dice.random() < 0.7:
-            bucket, incarnation = twin.cluster.bucket, twin.cluster.incarnation(number)
-            fence = Fence(bucket.epoch, bucket.stage, Role.OWNER, incarnation)
-            twin.cluster.set_fence(number, fence.encode())
-    if twin.dice.random() < 0.8:
-        twin.cluster.publish()
-
-
-def _wait(twin: Twin, link: FakeLink | None) -> None:
-    twin.cluster.wait(twin.dice.choice((0.005, 0.02, 0.2)))
-
-
-STEPS = (_put, _get, _get, _get, _get, _deliver, _deliver, _answer, _answer, _flow, _wait) * 2 + (
-    _cut,
-    _connect,
-    _restart,
-    _flip,
-    _refence,
-    _epoch,
-)
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_whatever_happens_both_lanes_ask_and_answer_the_same(seed: int) -> None:
-    general, fast = Twin(seed, general_lane), Twin(seed, fast_lane)
-    for _ in range(120):
-        general.step()
-        fast.step()
-        assert fast.story[-1] == general.story[-1], fast.story[-3:]
-    for twin in (general, fast):
-        twin.cluster.flow()
-        twin.cluster.time_out()
-    assert fast._seen() == general._seen()
-    assert all(asked.ends == 1 for asked in fast.asked)
+def test_a_new_map_dissolves_what_was_joined(cluster: FakeCluster, crowd: Crowd) -> None:
+    assert crowd.wants(A)
+    cluster.change()
+    cluster.publish()
+    assert crowd.dissolved == [A]
+    assert crowd.wants(B)
+    crowd.end_turn()
+    cluster.flow()
+    assert crowd.together == [[B]]

@@ -226,3 +226,60 @@ def test_a_chunk_full_of_odd_commands_costs_time_in_proportion() -> None:
     commands = parser.feed(command * 8000)
     assert commands == [[b"SET", b"k", b"\r\n"]] * 8000
     assert time.process_time() - began < 5
+
+
+LONE = packed("GET", "key")
+
+
+@pytest.mark.parametrize(
+    "data", [LONE, packed("get", "k"), packed("GET", b"a\r\nb"), packed("GET", b"x" * 1023)]
+)
+def test_a_lone_get_is_known_at_sight(data: bytes) -> None:
+    parser = RequestParser()
+    key = parser.lone_get(data)
+    assert key is not None
+    assert parser.feed(data) == [[data[8:11], key]]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LONE * 2,
+        LONE[:-1],
+        LONE + b"*",
+        packed("GET"),
+        packed("GET", ""),
+        packed("GET", "a", "b"),
+        packed("Get", "a"),
+        packed("SET", "a"),
+        b"*2\r\n$3\r\nGET\r\n$4\r\nkey\r\n",
+        b"*2\r\n$3\r\nGET\r\n$2\r\nkey\r\n",
+        b"*2\r\n$3\r\nGET\r\n$03\r\nkey\r\n",
+        b"*2\r\n$3\r\nGET\r\n$3\r\nkey\n\r",
+        b"*2\r\n$3\r\nGET\r\n",
+        b"*2\r\n$3\r\nGET\r\n$3",
+        b"",
+        packed("GET", b"x" * 1024),
+    ],
+)
+def test_what_is_no_lone_get_is_left_to_feed(data: bytes) -> None:
+    assert RequestParser().lone_get(data) is None
+
+
+def test_a_lone_get_above_the_limits_or_inside_of_something_is_left_to_feed() -> None:
+    assert RequestParser(max_bulk_bytes=8).lone_get(packed("GET", "123456789")) is None
+    begun = RequestParser()
+    begun.feed(b"*2\r\n$3\r\nSET\r\n$27\r\n")
+    assert begun.lone_get(LONE) is None
+    over = RequestParser()
+    over.feed(b"nonsense\r\n")
+    assert over.error
+    assert over.lone_get(LONE) is None
+
+
+@given(st.binary(max_size=20), st.binary(max_size=6))
+def test_a_lone_get_means_what_feed_makes_of_it(key: bytes, noise: bytes) -> None:
+    for data in (packed("GET", key), packed("GET", key) + noise, packed("GET", key)[: -len(noise)]):
+        known = RequestParser().lone_get(data)
+        parser = RequestParser()
+        assert known is None or (parser.feed(data), parser.in_command) == ([[b"GET", known]], False)
