@@ -2,13 +2,14 @@
 to the door: the same bytes, in RESP2 and in RESP3."""
 
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from sidecar.redis.limits import RespLimits
@@ -118,6 +119,7 @@ LINES = st.lists(st.lists(WORDS, max_size=5).map(" ".join), max_size=6)
 def test_lines_of_words_reply_as_redis(
     redis_server: Server, lines: list[str], end: str, cuts: list[int]
 ) -> None:
-    # Valkey takes quotes in the middle of words as well.
+    # Valkey takes quotes in the middle of words as well. No key may be empty with us.
+    assume(not any(re.match(r"(?i)\s*(get|set)\s+(''|\"\")(\s|$)", line) for line in lines))
     data = "".join(line + end for line in lines).encode()
     ended_alike(redis_server, conversation(inline=True), data, cuts)
