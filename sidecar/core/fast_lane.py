@@ -21,7 +21,7 @@ from replicas.commands import read_command
 from replicas.layout import MAX_KEY_BYTES
 from replicas.link import Link, ReplySink
 from replicas.quorum import REACHED, Needs, tally
-from replicas.record import live_values
+from replicas.record import RecordReader
 from replicas.version import HybridClock
 from sidecar.core.counters import LatencyHistogram
 from sidecar.core.health import LEAST_HEDGE_S, Admission
@@ -214,6 +214,7 @@ class FastLane:
         self._aims: dict[str, dict[int, _Aims | None]] = {}
         self._flying: list[ReadBatch] = []
         self._joinable: list[_Aims] = []  # with batches of this turn
+        self._records = RecordReader()
         self._newest = b""  # version that the clock was told of
 
     def begin(self, batch: ReadBatch) -> bool:
@@ -333,7 +334,7 @@ class FastLane:
             if any(batch.raws[other::width] != raws for other in range(1, width)):
                 self.dissolve(batch)
                 return
-        found = live_values(raws, self._wall_ms)
+        found = self._records.live_values(raws, self._wall_ms)
         if found is None:
             self.dissolve(batch)
             return

@@ -18,7 +18,7 @@ from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.lone_reads import LoneReads
+from sidecar.redis.plain_gets import PlainGets
 from sidecar.redis.session import LARGE_REPLY_BYTES, Door, Session
 from sidecar.redis.table import command_table
 from sidecar.wire import resp_reply as resp
@@ -57,7 +57,7 @@ class RespConnection(asyncio.Protocol):
         if session is None:
             return
         now = self._now()
-        if self._door.lone_reads.take(session, data, now):
+        if self._door.plain_gets.take(session, data, now):
             return
         session.feed(data, now)
         if session.backlog or session.held_bytes or session.parser.in_command:
@@ -119,7 +119,7 @@ class RespDoor:
             wake=self.wake,
             monotonic=self.now,
         )
-        self.lone_reads = LoneReads(self._door, self._loop.call_soon, self._answer)
+        self.plain_gets = PlainGets(self._door, self._loop.call_soon, self._answer)
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []
         # Why the client of a connection may not come in; empty: it may.

@@ -302,7 +302,7 @@ class Session:
                 keys.append(args[1])
                 continue
             if keys:
-                self._read_together(keys)
+                self.read_together(keys)
                 keys = []
             if self.reading and self._overtakes(args):
                 self.backlog.extendleft(reversed([args, *rest]))
@@ -312,7 +312,7 @@ class Session:
                 self.backlog.extendleft(reversed(list(rest)))
                 return
         if keys:
-            self._read_together(keys)
+            self.read_together(keys)
 
     def _overtakes(self, args: list[bytes]) -> bool:
         """Whether the command writes a key of which a read before it is not answered."""
@@ -336,7 +336,7 @@ class Session:
         else:
             self.fail(replies.wrong_arity(args[0].decode("ascii").lower()))
 
-    def _read_together(self, keys: list[bytes]) -> None:
+    def read_together(self, keys: list[bytes]) -> None:
         """As one batch, unless there is something odd about them."""
         count = len(keys)
         self.door.counters.calls[_READ] += count

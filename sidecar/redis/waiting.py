@@ -21,7 +21,7 @@ class Ready:
 
 
 class LoneGet(Ready):
-    """The one GET that a connection waits for; see lone_reads. `tag` is None until it is read."""
+    """The one GET that a connection waits for; see plain_gets. `tag` is None until it is read."""
 
     __slots__ = ("asker", "key", "keyspace", "level", "session")
 

@@ -98,6 +98,25 @@ class RequestParser:
             return None
         return key if len(data) <= self._fast_bytes else None
 
+    def gets(self, data: bytes) -> list[bytes] | None:
+        """The keys, if `data` is whole GETs as clients write them and no other command has begun;
+        otherwise None: give it to `feed`.
+        """
+        if data[:13] not in _GETS or self._wanted or self._buffer or self.error is not None:
+            return None
+        parts = data.split(b"\r\n")
+        keys = parts[4::5]
+        count = len(keys)
+        if len(parts) != 5 * count + 1 or parts[-1] or len(data) > self._fast_bytes:
+            return None
+        names = parts[2::5]
+        for column, known in (parts[:-1:5], b"*2"), (parts[1::5], b"$3"), (names, names[0]):
+            if column.count(known) != count:
+                return None
+        if max(map(len, keys)) >= _SHORT or parts[3::5] != [_HEADERS[len(key)] for key in keys]:
+            return None
+        return keys
+
     def feed(self, data: bytes) -> list[Command]:
         """The commands that `data` completes, in order. Look at `error` afterwards."""
         if self.error is not None:

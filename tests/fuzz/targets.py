@@ -82,8 +82,11 @@ def resp(pieces: Sequence[bytes], *, inline: bool = False) -> object:
     parser = RequestParser(max_args=64, max_bulk_bytes=4_096, max_query_bytes=8_192, inline=inline)
     commands: list[list[bytes]] = []
     for piece in pieces:
-        lone = parser.lone_get(piece)
-        commands += parser.feed(piece) if lone is None else [[piece[8:11], lone]]
+        lone, keys = parser.lone_get(piece), parser.gets(piece)
+        if lone is not None:  # its key may be two lines
+            assert keys in (None, [lone])
+            keys = [lone]
+        commands += parser.feed(piece) if keys is None else [[piece[8:11], key] for key in keys]
     assert parser.error is not None or parser.held_bytes <= 8_192 + 64 * 1024
     return commands, parser.error, parser.in_command and parser.error is None
 

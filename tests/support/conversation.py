@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.lone_reads import LoneReads
+from sidecar.redis.plain_gets import PlainGets
 from sidecar.redis.session import Door, Session
 from sidecar.redis.table import command_table
 from tests.support.memory_coordinator import MemoryCoordinator
@@ -48,7 +48,7 @@ class Conversation:
             monotonic=lambda: self.now,
         )
         self._soon: list[Callable[[], None]] = []
-        self.lone_reads = LoneReads(self.door, self._soon.append, self._answer)
+        self.plain_gets = PlainGets(self.door, self._soon.append, self._answer)
         self.session = self.another()
 
     def another(self) -> Session:
@@ -70,7 +70,7 @@ class Conversation:
     def feed(self, data: bytes, session: Session | None = None) -> None:
         """Bytes arrive, as the door hands them on."""
         session = session or self.session
-        if not self.lone_reads.take(session, data, self.now):
+        if not self.plain_gets.take(session, data, self.now):
             session.feed(data, self.now)
 
     def end_turn(self) -> None:

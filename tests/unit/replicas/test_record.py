@@ -9,10 +9,10 @@ from replicas.record import (
     FLAG_TOMBSTONE,
     MAX_TIME_MS,
     Record,
+    RecordReader,
     decode_record,
     encode_expired,
     encode_record,
-    live_values,
 )
 from tests.support.replica_records import flip, sealed, version_at
 
@@ -162,7 +162,7 @@ RAWS = st.one_of(
 @given(st.lists(RAWS, max_size=5), st.integers(0, 9))
 def test_many_records_are_opened_as_each_by_itself(raws: list[bytes | None], now_ms: int) -> None:
     records = [decode_record(raw) if raw is not None else None for raw in raws]
-    found = live_values(raws, lambda: now_ms)
+    found = RecordReader().live_values(raws, lambda: now_ms)
     if any(
         raw is not None and (record is None or record.is_linearizable)
         for raw, record in zip(raws, records, strict=True)
@@ -171,3 +171,40 @@ def test_many_records_are_opened_as_each_by_itself(raws: list[bytes | None], now
         return
     live = [record.value if record and record.live(now_ms) else None for record in records]
     assert found == (live, max((record.version for record in records if record), default=b""))
+
+
+@given(st.lists(RAWS, max_size=5), st.integers(0, 9))
+def test_what_is_read_again_is_the_same(raws: list[bytes | None], now_ms: int) -> None:
+    reader = RecordReader()
+    first = reader.live_values(raws, lambda: now_ms)
+    again = reader.live_values(raws, lambda: now_ms)
+    assert (first is None) == (again is None)
+    if first is not None and again is not None:
+        assert again[0] == first[0]
+        assert again[1] == max(map(_version_with_flags, raws), default=b"")
+
+
+def _version_with_flags(raw: bytes | None) -> bytes:
+    """Of what is not remembered."""
+    record = decode_record(raw) if raw is not None else None
+    return record.version if record is not None and record.flags else b""
+
+
+def test_damage_to_a_record_that_was_whole_before_is_found() -> None:
+    reader, raw = RecordReader(), encode_record(VERSION, b"value")
+    assert reader.live_values([raw] * 2, lambda: 0) == ([b"value"] * 2, VERSION)
+    assert reader.live_values([raw], lambda: 0) == ([b"value"], b"")
+    for at in range(len(raw)):
+        assert reader.live_values([flip(raw, at)], lambda: 0) is None
+    assert reader.live_values([raw[:-1]], lambda: 0) is None
+
+
+def test_a_value_that_expires_is_not_remembered() -> None:
+    reader, raw = RecordReader(), encode_record(VERSION, b"v", expires_at_ms=10)
+    assert reader.live_values([raw], lambda: 9) == ([b"v"], VERSION)
+    assert reader.live_values([raw], lambda: 10) == ([None], VERSION)
+
+
+def test_bytes_that_are_no_record_are_never_known() -> None:
+    for raw in (b"", b"\x00", bytes(25)):
+        assert RecordReader().live_values([raw], lambda: 0) is None

@@ -283,3 +283,39 @@ def test_a_lone_get_means_what_feed_makes_of_it(key: bytes, noise: bytes) -> Non
         known = RequestParser().lone_get(data)
         parser = RequestParser()
         assert known is None or (parser.feed(data), parser.in_command) == ([[b"GET", known]], False)
+
+
+def test_gets_are_known_at_sight() -> None:
+    keys = [b"a", b"bc", b"a" * 1023]
+    assert RequestParser().gets(b"".join(packed("GET", key) for key in keys)) == keys
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LONE + packed("get", "key"),
+        LONE + packed("SET", "key"),
+        LONE + packed("GET", "a", "b"),
+        LONE + packed("GET", b"a\r\nb"),
+        LONE + packed("GET", b"a" * 1024),
+        LONE + LONE[:-1],
+        LONE + LONE[:-2],
+        LONE + b"*",
+        LONE + LONE.replace(b"$3\r\nkey", b"$2\r\nkey"),
+        LONE + b"\r\n",
+        b"",
+    ],
+)
+def test_what_is_not_all_gets_is_left_to_feed(data: bytes) -> None:
+    assert RequestParser().gets(data) is None
+
+
+@given(st.lists(st.binary(max_size=9), max_size=4), st.binary(max_size=6), st.integers(0, 4))
+def test_gets_mean_what_feed_makes_of_them(keys: list[bytes], noise: bytes, cut: int) -> None:
+    data = b"".join(packed("GET", key) for key in keys)
+    for sent in (data, data + noise, data[: len(data) - cut]):
+        known = RequestParser().gets(sent)
+        parser = RequestParser()
+        if known is not None:
+            assert parser.feed(sent) == [[b"GET", key] for key in known]
+            assert not parser.in_command

@@ -1,9 +1,11 @@
-"""GETs that come alone, one on each connection, read together over all connections.
+"""Plain GETs and nothing else: what most clients send most of the time, in the fewest steps.
 
-Where many clients ask one thing at a time, each turn of the loop finds some of them: their GETs
-become one batch for each replica that is asked, so that strangers share what a batch costs. A
-connection takes part while it waits for nothing and all that it sent is one plain GET; any other
-conversation goes through `Session.feed`, and nobody notices a difference but in speed.
+One alone is read together with those of other connections: where many clients ask one thing at a
+time, each turn of the loop finds some of them, and their GETs become one batch for each replica
+that is asked, so that strangers share what a batch costs. A pipeline of them is a batch as it is.
+
+A connection takes part while it waits for nothing; any other conversation goes through
+`Session.feed`, and nobody notices a difference but in speed.
 """
 
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from sidecar.redis.session import Door, Session
 _READ = int(Family.READ)
 
 
-class LoneReads:
+class PlainGets:
     """Those of one door. `soon` runs what it is given when the requests of this turn have been
     taken; `answer` sends the only reply that a session owes its client.
     """
@@ -39,7 +41,7 @@ class LoneReads:
         self._deadline = 0.0
 
     def take(self, session: Session, data: bytes, now: float) -> bool:
-        """Take all that a client sent, if it is one GET; False: it is for `session.feed`."""
+        """Take all that a client sent, if it is plain GETs; False: it is for `session.feed`."""
         pending = session.pending
         if (
             pending
@@ -52,7 +54,7 @@ class LoneReads:
             return False
         key = session.parser.lone_get(data)
         if key is None:
-            return False
+            return self._take_many(session, data, now)
         if self._turn_over:
             self._turn_over = False
             self._deadline = now + self._backend.default_timeout_ms * 0.001
@@ -74,6 +76,17 @@ class LoneReads:
         counters = self._counters
         counters.bytes_in += len(data)
         counters.calls[_READ] += 1
+        return True
+
+    def _take_many(self, session: Session, data: bytes, now: float) -> bool:
+        keys = session.parser.gets(data)
+        if keys is None or len(keys) > session.in_flight_limit:
+            return False
+        session.last_at = session.held_since = now
+        session.last_command = b"GET"
+        session.deadline = now + self._backend.default_timeout_ms * 0.001
+        self._counters.bytes_in += len(data)
+        session.read_together(keys)
         return True
 
     def _end_turn(self) -> None:

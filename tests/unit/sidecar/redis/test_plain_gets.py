@@ -1,4 +1,4 @@
-"""GETs that come alone are read together with those of other connections, and nobody can tell."""
+"""Plain GETs take a shorter way, alone together with those of others, and nobody can tell."""
 
 import pytest
 
@@ -69,16 +69,24 @@ def test_keyspaces_and_levels_are_kept_apart(talk: Conversation, others: list[Se
 
 @pytest.mark.parametrize(
     "data",
-    [GET_A * 2, packed("GET"), packed("GET", "a", "b"), packed("MGET", "a"), GET_A[:-1], b"x"],
+    [
+        packed("GET"),
+        GET_A + packed("PING"),
+        GET_A * 2 + b"*",
+        packed("GET", "a", "b"),
+        packed("MGET", "a"),
+        GET_A[:-1],
+        b"x",
+    ],
 )
-def test_anything_but_one_whole_get_is_for_the_session(talk: Conversation, data: bytes) -> None:
-    assert not talk.lone_reads.take(talk.session, data, talk.now)
+def test_anything_but_whole_gets_is_for_the_session(talk: Conversation, data: bytes) -> None:
+    assert not talk.plain_gets.take(talk.session, data, talk.now)
     assert not talk.session.pending
 
 
 def test_a_get_in_pieces_is_for_the_session(talk: Conversation) -> None:
     talk.feed(GET_A[:5])
-    assert not talk.lone_reads.take(talk.session, GET_A[5:], talk.now)
+    assert not talk.plain_gets.take(talk.session, GET_A[5:], talk.now)
     assert talk.send_bytes(GET_A[5:]) == b"$1\r\nA\r\n"
 
 
@@ -89,13 +97,13 @@ def test_a_get_in_pieces_is_for_the_session(talk: Conversation) -> None:
 )
 def test_who_is_not_plain_is_for_the_session(talk: Conversation, settings: tuple[str, ...]) -> None:
     talk.send(*settings)
-    assert not talk.lone_reads.take(talk.session, GET_A, talk.now)
+    assert not talk.plain_gets.take(talk.session, GET_A, talk.now)
 
 
 def test_who_waits_for_something_is_for_the_session(talk: Conversation) -> None:
     talk.coordinator.hold()
     talk.send_bytes(GET_A)
-    assert not talk.lone_reads.take(talk.session, GET_B, talk.now)
+    assert not talk.plain_gets.take(talk.session, GET_B, talk.now)
 
 
 def test_without_a_map_it_is_read_by_itself(talk: Conversation) -> None:
@@ -188,3 +196,25 @@ def test_who_is_gone_before_the_turn_ends_is_not_read_for(
     talk.session.forget()
     talk.end_turn()
     assert talk.session.take_output() == b""
+
+
+def test_a_pipeline_of_gets_is_a_batch(talk: Conversation) -> None:
+    assert talk.plain_gets.take(talk.session, GET_A + packed("GET", "no") + GET_C, talk.now)
+    assert keys_read(talk) == [[b"a", b"no", b"c"]]
+    assert talk.take() == b"$1\r\nA\r\n$-1\r\n$1\r\nC\r\n"
+    assert talk.door.counters.numbers()["calls_read"] == 3
+    assert talk.session.last_command == b"GET"
+
+
+def test_a_pipeline_with_a_key_that_is_no_key_is_answered_in_order(talk: Conversation) -> None:
+    replies = talk.send_bytes(GET_A + packed("GET", "") + GET_B)
+    assert replies.startswith(b"$1\r\nA\r\n-ERR ")
+    assert replies.endswith(b"$1\r\nB\r\n")
+
+
+def test_a_pipeline_that_may_not_be_under_way_at_once_is_for_the_session(
+    talk: Conversation,
+) -> None:
+    room = talk.session.in_flight_limit
+    assert not talk.plain_gets.take(talk.session, GET_A * (room + 1), talk.now)
+    assert talk.plain_gets.take(talk.session, GET_A * room, talk.now)
