@@ -32,6 +32,7 @@ class AdminSource:
     bucket_map: Callable[[], BucketMap | None]
     feed: Callable[[], dict[str, Any]]  # how the map gets here, and how old it is
     tls_problem: Callable[[], str]  # empty: none
+    rights_problem: Callable[[], str]
     repaired: Callable[[Repaired], None]
     drain: Callable[[], Awaitable[None]]
     quit: Callable[[], None]
@@ -90,6 +91,8 @@ class _Pages:
             lines.append(f"clock {stats.clock.state}: {stats.clock.problem}")
         if self._source.tls_problem():
             lines.append(f"tls: {self._source.tls_problem()}")
+        if self._source.rights_problem():
+            lines.append(f"rights: {self._source.rights_problem()}")
         return PlainTextResponse("\n".join(lines) + "\n")
 
     async def live(self, request: Request) -> Response:

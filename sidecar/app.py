@@ -160,6 +160,7 @@ class Sidecar:
             bucket_map=lambda: self._path.core.map,
             feed=self._feed_view,
             tls_problem=lambda: self._path.tls.problem if self._path.tls is not None else "",
+            rights_problem=self._path.rights_problem,
             repaired=self._repaired,
             drain=self._drain,
             quit=self._stopping.set,

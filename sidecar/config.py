@@ -49,6 +49,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tls_key: str = ""
     tls_client_ca: str = ""  # clients must bring a certificate of it; empty: none is asked for
     tls_identities: tuple[str, ...] = ()  # names of clients that may come in; empty: all of the CA
+    rights_file: str = ""  # who may do what; empty: everybody everything
     allow_remote: bool = False  # doors on addresses other than loopback
 
 
@@ -91,12 +92,20 @@ def _from_file(path: str) -> dict[str, object]:
     except OSError as error:
         raise ConfigError(f"configuration file {path}: {error.strerror}") from None
     try:
+        return decode_settings(path, raw)
+    except ValueError as error:
+        raise ConfigError(f"configuration file {path} {error}") from None
+
+
+def decode_settings(path: str, raw: bytes) -> dict[str, object]:
+    """TOML, or JSON when the file's name says so. Raises ValueError."""
+    try:
         if path.endswith(".json"):
             return msgspec.json.decode(raw, type=dict[str, object])
         return tomllib.loads(raw.decode())
     except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         kind = "a JSON object" if path.endswith(".json") else "TOML"
-        raise ConfigError(f"configuration file {path} is not {kind}: {error}") from None
+        raise ValueError(f"is not {kind}: {error}") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:
@@ -141,8 +150,6 @@ def _check_tls(config: SidecarConfig) -> None:
     if config.grpc_engine not in ENGINES:
         known = " or ".join(ENGINES)
         raise ConfigError(f"configuration: grpc_engine is {config.grpc_engine!r}; use {known}")
-    if config.tls_cert and config.grpc_engine != "own":
-        raise ConfigError("configuration: tls_cert needs grpc_engine own; leave one of them out")
     needs = (
         ("tls_cert", "tls_key"),
         ("tls_key", "tls_cert"),

@@ -21,14 +21,18 @@ from sidecar.hinting import Hinting
 from sidecar.listeners import Listeners, address_of
 from sidecar.net.data_service import DataService
 from sidecar.net.grpc_door import GrpcDoor
+from sidecar.net.grpc_rights import GrpcRights
 from sidecar.net.grpc_standard import HealthService, standard_routes
 from sidecar.net.grpcio_door import GrpcioDoor
 from sidecar.net.links import Links
+from sidecar.net.peers import peer_of
 from sidecar.net.resp_door import RespDoor
-from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, keep_fresh, make_tls
+from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, make_tls
 from sidecar.redis.limits import RespLimits
+from sidecar.rights_file import make_rights
 from sidecar.session_key_file import session_keys
 from sidecar.stats import WorkerStats, worker_stats
+from sidecar.watched_files import keep_fresh
 from sidecar.wire.grpc import GrpcLimits, GrpcRoutes
 
 log = structlog.get_logger()
@@ -68,20 +72,21 @@ class DataPath:
         time_ms = self.core.clocks.time_ms  # the wall clock, unless the replicas contradict it
         self.hints = Hinting(config, worker, self.core, wall_ms=time_ms, monotonic=time.monotonic)
         self.health = HealthService()
+        self.tls = make_tls(config)
+        self.rights = make_rights(config)
+        self._grpc_rights = GrpcRights(self.rights.rights) if self.rights is not None else None
         self.grpc_door = self._make_grpc_door()
         limits = RespLimits(
             connections=config.max_connections,
             half_command_ms=config.half_sent_timeout_ms,
             stalled_reader_ms=config.unread_timeout_ms,
         )
-        self.redis_door = RespDoor(self.core, limits, time_ms)  # needs the running loop
+        rights = self.rights.rights if self.rights is not None else None
+        self.redis_door = RespDoor(self.core, limits, time_ms, rights)  # needs the running loop
         self._links: Links | None = None
         self._learn = learn
-        self.tls = make_tls(config)
         if self.tls is not None:
             self.redis_door.refusal = self.tls.refusal
-            if isinstance(self.grpc_door, GrpcDoor):
-                self.grpc_door.refusal = self.tls.refusal
         self._tcp: Listeners | None = None  # for new servers with new certificates
         self._tcp_servers: list[asyncio.Server] = []
         self._servers: list[asyncio.Server] = []
@@ -89,7 +94,7 @@ class DataPath:
         self.draining = False
 
     def _make_grpc_door(self) -> GrpcDoor | GrpcioDoor:
-        service = DataService(self.core, time.monotonic)
+        service = DataService(self.core, time.monotonic, self._grpc_rights)
         data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
         config = self._config
@@ -106,8 +111,15 @@ class DataPath:
             connection_grace_ns=config.grpc_connection_grace_ms * MS_NS,
         )
         if config.grpc_engine == "grpcio":
-            return GrpcioDoor(routes, limits)
-        return GrpcDoor(routes, limits, time.monotonic_ns)
+            theirs = GrpcioDoor(routes, limits, self.tls)
+            theirs.asks_who = self.rights is not None
+            return theirs
+        door = GrpcDoor(routes, limits, time.monotonic_ns)
+        if self.tls is not None:
+            door.refusal = self.tls.refusal
+        if self.rights is not None:
+            door.peer_of = peer_of
+        return door
 
     async def start(self, listeners: Listeners) -> None:
         """Open the doors; calls wait for the first map up to their deadlines."""
@@ -126,15 +138,25 @@ class DataPath:
             await self.redis_door.listen_socket(listeners.redis_unix)
         self._timers = [
             asyncio.create_task(_every(TICK_S, self.core.tick), name="tick"),
-            *self._tls_timers(),
+            *self._file_timers(),
             asyncio.create_task(_every(KEEP_CLOCK_S, self._clock.keep_ahead), name="clock"),
         ]
         _spare_the_collector()
 
-    def _tls_timers(self) -> list[asyncio.Task[None]]:
-        if self.tls is None:
-            return []
-        return [asyncio.create_task(keep_fresh(self.tls, self._listen), name="tls")]
+    def _file_timers(self) -> list[asyncio.Task[None]]:
+        timers = []
+        if self.tls is not None:
+            timers.append(asyncio.create_task(keep_fresh(self.tls, self._listen), name="tls"))
+        if self.rights is not None:
+            keeping = keep_fresh(self.rights, self._use_rights)
+            timers.append(asyncio.create_task(keeping, name="rights"))
+        return timers
+
+    async def _use_rights(self) -> None:
+        """Judge by the new rights what comes from now on."""
+        if self.rights is not None and self._grpc_rights is not None:
+            self._grpc_rights.use(self.rights.rights)
+            self.redis_door.use_rights(self.rights.rights)
 
     async def _listen(self) -> None:
         """Take TCP clients, with the certificates of now; those that are here stay as they are."""
@@ -192,6 +214,10 @@ class DataPath:
         if peers and not any(peer.counts for peer in peers):
             return "no node answers: " + next(iter(peers)).explanation
         return ""
+
+    def rights_problem(self) -> str:
+        """Why a new rights_file is not in force; empty: it is."""
+        return self.rights.problem if self.rights is not None else ""
 
     def stats(self) -> WorkerStats:
         """What this worker counted."""

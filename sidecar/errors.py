@@ -26,6 +26,7 @@ class Fault(enum.IntEnum):
     DATA = 5  # what the replicas hold can not be trusted
     PRECONDITION = 6  # the keyspace's settings do not allow it
     FORBIDDEN = 7  # not for this client
+    UNAUTHENTICATED = 8  # nobody knows who this is
 
 
 class Reason(enum.StrEnum):
@@ -58,6 +59,9 @@ class Reason(enum.StrEnum):
     CLOCK_SKEW = "CLOCK_SKEW"
     DRAINING = "DRAINING"
     IDENTITY_REFUSED = "IDENTITY_REFUSED"
+    UNAUTHENTICATED = "UNAUTHENTICATED"
+    TOKEN_REFUSED = "TOKEN_REFUSED"
+    RIGHT_MISSING = "RIGHT_MISSING"
     OVERLOADED = "OVERLOADED"
 
 
@@ -77,6 +81,8 @@ class DataError:
     acks_needed: int = 0
     version: bytes = b""  # what an UNKNOWN write is repeated with, in tunable keyspaces
     operation_id: bytes = b""  # the same in linearizable ones
+    application: str = ""  # who may not, and
+    missing: str = ""  # the rights that it takes in the keyspace
 
     @property
     def retryable(self) -> bool:

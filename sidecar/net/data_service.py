@@ -14,6 +14,7 @@ from sidecar.core.session_ops import Session
 from sidecar.core.turns import Turns
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
+from sidecar.net.grpc_rights import GrpcRights
 from sidecar.net.pipeline_service import PipelineCalls
 from sidecar.net.register_service import DEFAULT_KEYSPACE, RegisterCalls
 from sidecar.net.scan_service import ScanCalls
@@ -29,26 +30,36 @@ MAX_BATCH_BYTES = 64 << 20  # of values in one BatchGet's answer
 class DataService:
     """The handlers. One operation per key; the call itself is the operation's tag."""
 
-    def __init__(self, core: Coordinator, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        core: Coordinator,
+        monotonic: Callable[[], float],
+        rights: GrpcRights | None = None,
+    ) -> None:
         self._core = core
+        self._rights = rights
         self._monotonic = monotonic
         self._registers = RegisterCalls(core, self.deadline)
         self._scans = ScanCalls(core, Scanner(core, monotonic), self.deadline)
 
     def handlers(self) -> dict[bytes, UnaryHandler]:
-        """Full method path -> handler."""
-        return {
-            SERVICE + b"Get": self.get,
-            SERVICE + b"Put": self.put,
-            SERVICE + b"Delete": self.delete,
-            SERVICE + b"CompareAndSet": self._registers.compare_and_set,
-            SERVICE + b"Increment": self._registers.increment,
-            SERVICE + b"BatchGet": self.batch_get,
-            SERVICE + b"BatchWrite": self.batch_write,
-            SERVICE + b"Transact": self.transact,
-            SERVICE + b"Scan": self._scans.scan,
-            SERVICE + b"Locate": self.locate,
+        """Full method path -> handler, which answers those who may call it."""
+        methods: dict[str, UnaryHandler] = {
+            "Get": self.get,
+            "Put": self.put,
+            "Delete": self.delete,
+            "CompareAndSet": self._registers.compare_and_set,
+            "Increment": self._registers.increment,
+            "BatchGet": self.batch_get,
+            "BatchWrite": self.batch_write,
+            "Transact": self.transact,
+            "Scan": self._scans.scan,
+            "Locate": self.locate,
         }
+        if self._rights is not None:
+            guard = self._rights.guard
+            methods = {name: guard(name, handler) for name, handler in methods.items()}
+        return {SERVICE + name.encode(): handler for name, handler in methods.items()}
 
     def streams(self) -> dict[bytes, StreamHandler]:
         """Full method path -> handler."""

@@ -35,6 +35,7 @@ class GrpcDoor:
         self.counters = Counters()
         # Why the client of a connection may not come in; empty: it may.
         self.refusal: Callable[[asyncio.BaseTransport], str] = _nothing_against
+        self.peer_of: Callable[[asyncio.BaseTransport], object] = _not_asked
         self.draining = False
         self._connections: set[_DoorConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -125,6 +126,7 @@ class _DoorConnection(asyncio.Protocol):
         self._grpc = GrpcConnection(
             routes, door.limits, door.counters, self._flush_soon, self._clock()
         )
+        self._grpc.peer = door.peer_of(socket)
         self._http = self._grpc.http
         if door.draining:
             self._http.drain(self._clock())
@@ -226,6 +228,10 @@ class _DoorConnection(asyncio.Protocol):
             transport.close()
         elif self._http.out.has_more:
             self._flush_soon()
+
+
+def _not_asked(_transport: asyncio.BaseTransport) -> None:
+    """Without rights it does not matter who calls."""
 
 
 def _nothing_against(_transport: asyncio.BaseTransport) -> str:

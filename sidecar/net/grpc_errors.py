@@ -29,6 +29,7 @@ ABORTED = 10
 INTERNAL = 13
 UNAVAILABLE = 14
 DATA_LOSS = 15
+UNAUTHENTICATED = 16
 
 _CODES = {
     Fault.CALLER: INVALID_ARGUMENT,
@@ -38,6 +39,7 @@ _CODES = {
     Fault.DATA: DATA_LOSS,
     Fault.PRECONDITION: FAILED_PRECONDITION,
     Fault.FORBIDDEN: PERMISSION_DENIED,
+    Fault.UNAUTHENTICATED: UNAUTHENTICATED,
 }
 # What clients may repeat by themselves.
 _REPEATED = (Fault.UNAVAILABLE, Fault.OVERLOADED)
@@ -84,6 +86,9 @@ def _metadata(error: DataError) -> dict[str, str]:
         metadata["acks_needed"] = str(error.acks_needed)
     if error.version:
         metadata["version"] = error.version.hex()
+    if error.missing:
+        metadata["application"] = error.application
+        metadata["missing"] = error.missing
     if error.operation_id:
         metadata["operation_id"] = error.operation_id.hex()
     return metadata
@@ -126,17 +131,17 @@ def bad_request(call: Call, field: str, message: str) -> None:
 
 def refusing_routes(routes: GrpcRoutes, why: str) -> GrpcRoutes:
     """The same methods for a client that may not come in: every call of it is answered so."""
-    refusing = _Refusing(DataError(Reason.IDENTITY_REFUSED, Fault.FORBIDDEN, why))
+    refusing = Refusing(why)
     return GrpcRoutes(
         dict.fromkeys(routes.unary, refusing.refuse), dict.fromkeys(routes.stream, refusing)
     )
 
 
-class _Refusing:
+class Refusing:
     """A handler of either kind, and the sink of a stream that has ended."""
 
-    def __init__(self, error: DataError) -> None:
-        self._error = error
+    def __init__(self, why: str) -> None:
+        self._error = DataError(Reason.IDENTITY_REFUSED, Fault.FORBIDDEN, why)
 
     def refuse(self, call: Call, _message: bytes) -> None:
         fail_call(call, self._error)

@@ -6,19 +6,23 @@ each call. It binds by itself, so it takes addresses instead of sockets.
 
 import asyncio
 import logging
+import os
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
 import grpc
 
+from sidecar.net.grpc_errors import Refusing
+from sidecar.net.peers import grpcio_peer_of
+from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, PemFiles, Tls
+from sidecar.rights import STRANGER, Peer
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
 from sidecar.wire.grpc_codec import MAX_STATUS_DETAILS_BYTES, MAX_STATUS_MESSAGE_BYTES
 from sidecar.wire.http2_limits import Counters
 
 INTERNAL: Final = 13
-SOCKET_MODE: Final = 0o660
+NOT_OF_SOCKET: Final = 0o117  # its mode is 0660
 HIGH_BYTES: Final = 256 * 1024  # unsent answers of a stream above which its service has to wait
 
 logger: Final = logging.getLogger(__name__)
@@ -27,11 +31,13 @@ _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class GrpcioDoor:
-    """Serves `routes` on grpc.aio."""
+    """Serves `routes` on grpc.aio. `tls` keeps its certificates fresh; None: in the clear."""
 
-    def __init__(self, routes: GrpcRoutes, limits: GrpcLimits) -> None:
+    def __init__(self, routes: GrpcRoutes, limits: GrpcLimits, tls: Tls | None = None) -> None:
         self.routes = routes
         self.limits = limits
+        self.tls = tls
+        self.asks_who = False  # whether calls need to know who is at the other end
         self.counters = Counters()
         self.connections = 0  # not known: the library does not tell
         self._server: grpc.aio.Server | None = None
@@ -46,12 +52,18 @@ class GrpcioDoor:
         """Bind host:port, and a Unix socket if a path is given. RuntimeError: one is taken."""
         self._server = server = grpc.aio.server(options=_options(self.limits))
         server.add_generic_rpc_handlers(_handlers(self))
-        server.add_insecure_port(address)
+        if self.tls is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, _credentials(self.tls))
         if socket_path:
-            server.add_insecure_port(f"unix:{socket_path}")
+            # Nobody may connect before the mode is set, so it is there from the beginning.
+            mask = os.umask(NOT_OF_SOCKET)
+            try:
+                server.add_insecure_port(f"unix:{socket_path}")
+            finally:
+                os.umask(mask)
         await server.start()
-        if socket_path:
-            Path(socket_path).chmod(SOCKET_MODE)  # noqa: ASYNC240  # at the start, once
 
     def drain(self, grace_s: float | None = None) -> None:
         """Take no new call; those at work have `grace_s` to end (None: as long as they need)."""
@@ -77,6 +89,7 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 1000 // limits.ping_per_s),
         ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.server_handshake_timeout_ms", round(HANDSHAKE_TIMEOUT_S * 1000)),
     ]
     if limits.max_connection_age_ns:
         options += [
@@ -84,6 +97,31 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
             ("grpc.max_connection_age_grace_ms", limits.connection_grace_ns // 1_000_000),
         ]
     return options
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    """Those of now; each handshake asks whether there are others by now."""
+    handed = tls.pem
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:  # in a thread of grpcio
+        nonlocal handed
+        latest = tls.pem
+        if latest is handed:
+            return None
+        handed = latest
+        return _certificates(latest)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _certificates(handed),
+        fetch,  # type: ignore[arg-type]  # None says: as before
+        require_client_authentication=handed.client_ca is not None,
+    )
+
+
+def _certificates(pem: PemFiles) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration(
+        [(pem.key, pem.certificate)], root_certificates=pem.client_ca
+    )
 
 
 def _handlers(door: GrpcioDoor) -> tuple[grpc.GenericRpcHandler, ...]:
@@ -104,8 +142,9 @@ def _unary(door: GrpcioDoor, path: bytes, handler: UnaryHandler) -> Callable[...
     async def serve(message: bytes, context: Any) -> bytes:
         call = _GrpcioCall(door.counters, path, context)
         door.counters.messages_received += 1
+        why = _admit(door, call)
         try:
-            call.guarded(handler, call, message)
+            call.guarded(Refusing(why).refuse if why else handler, call, message)
             await call.over.wait()
         except asyncio.CancelledError:
             call.leave()
@@ -120,7 +159,9 @@ def _stream(door: GrpcioDoor, path: bytes, handler: StreamHandler) -> Callable[.
     async def serve(_requests: Any, context: Any) -> None:
         call = _GrpcioCall(door.counters, path, context)
         sinks: list[StreamSink] = []
-        call.guarded(lambda: sinks.append(handler.start(call)))
+        why = _admit(door, call)
+        starting = Refusing(why) if why else handler
+        call.guarded(lambda: sinks.append(starting.start(call)))
         reading = asyncio.create_task(_read(call, sinks[0])) if sinks else None
         try:
             await call.write_all()
@@ -135,6 +176,18 @@ def _stream(door: GrpcioDoor, path: bytes, handler: StreamHandler) -> Callable[.
         await call.raise_status()
 
     return serve
+
+
+def _admit(door: GrpcioDoor, call: "_GrpcioCall") -> str:
+    """Find out who calls; why the client may not come in, or empty."""
+    tls = door.tls
+    of_socket = call.context.peer().startswith("unix:")
+    if tls is None or of_socket or not (door.asks_who or tls.identities):
+        call.peer = STRANGER
+        return ""
+    peer: Peer = grpcio_peer_of(call.context)
+    call.peer = peer
+    return tls.refusal_of(peer.identities)
 
 
 async def _read(call: "_GrpcioCall", sink: StreamSink) -> None:

@@ -143,6 +143,7 @@ class _Item(Call):
         super().__init__(
             method=call.method, metadata=call.metadata, timeout_ns=pipeline.timeout_ns()
         )
+        self.peer = call.peer
         self._pipeline = pipeline
         self._id = number
         self._field = field

@@ -13,14 +13,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
+from sidecar.net.peers import peer_of
 from sidecar.net.tls import HANDSHAKE_TIMEOUT_S
 from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
+from sidecar.redis.permits import is_stranger
 from sidecar.redis.plain_gets import PlainGets
 from sidecar.redis.session import LARGE_REPLY_BYTES, Door, Session
 from sidecar.redis.table import command_table
+from sidecar.rights import STRANGER, Rights
 from sidecar.wire import resp_reply as resp
 
 _BACKLOG = 1024  # connections that the kernel holds for us
@@ -81,7 +84,9 @@ class RespConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         session = self.session
-        if session is not None:
+        if session is not None and is_stranger(session):
+            self._door.cut_off(self)
+        elif session is not None:
             session.output_paused = True
             self.paused_since = self._door.now()
             self._door.regulate(self, session)
@@ -107,6 +112,7 @@ class RespDoor:
         coordinator: Backend,
         limits: RespLimits | None = None,
         clock: WallClock = wall_clock_ms,
+        rights: Rights | None = None,
     ) -> None:
         self.limits = limits if limits is not None else RespLimits()
         self._loop = asyncio.get_running_loop()
@@ -118,7 +124,9 @@ class RespDoor:
             wall_ms=clock,
             wake=self.wake,
             monotonic=self.now,
+            rights=rights,
         )
+        self._door.permits.settled = self._bound_output
         self.plain_gets = PlainGets(self._door, self._loop.call_soon, self._answer)
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []
@@ -134,6 +142,14 @@ class RespDoor:
     def counters(self) -> RespCounters:
         """Totals since the start."""
         return self._door.counters
+
+    def use_rights(self, rights: Rights) -> None:
+        """Judge by new rights what comes from now on, over open connections too."""
+        permits = self._door.permits
+        permits.rights = rights
+        for session in self._door.sessions.values():
+            permits.recognize(session)
+            permits.settle(session)
 
     @property
     def connections(self) -> int:
@@ -211,14 +227,24 @@ class RespDoor:
             transport.close()
             return None
         door.counters.connections_accepted += 1
-        transport.set_write_buffer_limits(high=self.limits.output_soft_bytes)
         address = _shown(transport.get_extra_info("peername"))
         local = _shown(transport.get_extra_info("sockname"))
-        session = Session(door, self.now(), address or local, local)
+        peer = peer_of(transport) if door.permits.rights is not None else STRANGER
+        session = Session(door, self.now(), address or local, local, peer=peer)
         session.shell = connection
+        self._bound_output(session)
         door.sessions[session.id] = session
         self._empty.clear()
         return session
+
+    def _bound_output(self, session: Session) -> None:
+        """Let so much be unsent as befits who the client is."""
+        connection = session.shell
+        if connection is not None and connection.transport is not None:
+            high = self.limits.stranger_output_bytes
+            if not is_stranger(session):
+                high = self.limits.output_soft_bytes
+            connection.transport.set_write_buffer_limits(high=high)
 
     def forget(self, session: Session) -> None:
         """The client is gone."""
@@ -280,8 +306,7 @@ class RespDoor:
         if transport is None:
             return
         if transport.get_write_buffer_size() > self.limits.output_hard_bytes:
-            self._door.counters.closed_output += 1
-            transport.abort()
+            self.cut_off(connection)
             return
         if session.backlog:
             session.advance(self.now())
@@ -314,8 +339,13 @@ class RespDoor:
             for paused in self._paused
             if paused.transport is not None
         )
-        if unsent > self.limits.door_output_bytes and connection.transport is not None:
-            self._door.counters.closed_output += 1
+        if unsent > self.limits.door_output_bytes:
+            self.cut_off(connection)
+
+    def cut_off(self, connection: RespConnection) -> None:
+        """It does not read what it asked for."""
+        if connection.transport is not None:
+            self.counters.closed_output += 1
             connection.transport.abort()
 
     def is_read(self, connection: RespConnection) -> None:

@@ -6,21 +6,26 @@ be used leave the context before them in place, and `problem` says why.
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
 from sidecar.config import ConfigError, SidecarConfig
+from sidecar.watched_files import Stamp, stamp_of
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
-LOOK_S: Final = 1.0
 _NAMES: Final = ("DNS", "URI", "email")  # kinds of subjectAltName that can be an identity
 
 log = structlog.get_logger()
 
-_Stamp = tuple[tuple[int, int, int], ...]
+
+class PemFiles(NamedTuple):
+    """What the files hold, for a library that reads none by itself."""
+
+    key: bytes
+    certificate: bytes
+    client_ca: bytes | None
 
 
 class Tls:
@@ -32,7 +37,7 @@ class Tls:
         self.problem = ""
         self._stamp = self._look()
         try:
-            self.grpc, self.redis = self._contexts()
+            self.pem, self.grpc, self.redis = self._read()
         except (OSError, ValueError) as error:
             raise ConfigError(f"configuration: {_sentence(config, error)}") from None
 
@@ -43,7 +48,7 @@ class Tls:
             return False
         self._stamp = stamp
         try:
-            self.grpc, self.redis = self._contexts()
+            self.pem, self.grpc, self.redis = self._read()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             self.problem = f"keeps the certificate it had: {_sentence(self._config, error)}"
             log.error("tls files can not be used", why=self.problem)
@@ -54,31 +59,32 @@ class Tls:
 
     def refusal(self, transport: asyncio.BaseTransport) -> str:
         """Why the client of a connection may not come in; empty: it may."""
-        certificate = transport.get_extra_info("peercert")
         if not self.identities or transport.get_extra_info("sslcontext") is None:
             return ""
-        names = identities_of(certificate or {})
-        if self.identities & names:
+        return self.refusal_of(identities_of(transport.get_extra_info("peercert") or {}))
+
+    def refusal_of(self, names: frozenset[str]) -> str:
+        """Why a client with these names in its certificate may not come in; empty: it may."""
+        if not self.identities or self.identities & names:
             return ""
         shown = ", ".join(sorted(names)) or "no name"
         return f"the client's certificate is of {shown}, which is not among tls_identities"
 
-    def _look(self) -> _Stamp:
+    def _look(self) -> Stamp:
         config = self._config
-        found = []
-        for name in (config.tls_cert, config.tls_key, config.tls_client_ca):
-            try:
-                facts = Path(name).stat()
-            except OSError:
-                found.append((0, 0, 0))
-            else:
-                found.append((facts.st_mtime_ns, facts.st_size, facts.st_ino))
-        return tuple(found)
+        return stamp_of((config.tls_cert, config.tls_key, config.tls_client_ca))
 
-    def _contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    def _read(self) -> tuple[PemFiles, ssl.SSLContext, ssl.SSLContext]:
+        config = self._config
+        ca = config.tls_client_ca
+        pem = PemFiles(
+            Path(config.tls_key).read_bytes(),
+            Path(config.tls_cert).read_bytes(),
+            Path(ca).read_bytes() if ca else None,
+        )
         grpc, redis = self._context(), self._context()
         grpc.set_alpn_protocols(["h2"])
-        return grpc, redis
+        return pem, grpc, redis
 
     def _context(self) -> ssl.SSLContext:
         config = self._config
@@ -105,18 +111,6 @@ def identities_of(certificate: dict[str, Any]) -> frozenset[str]:
         parts = (pair for part in certificate.get("subject", ()) for pair in part)
         names = {value for kind, value in parts if kind == "commonName"}
     return frozenset(names)
-
-
-async def keep_fresh(tls: Tls, changed: Callable[[], Any]) -> None:
-    """Look at the files every second; `changed` is awaited when there are new contexts."""
-    while True:
-        await asyncio.sleep(LOOK_S)
-        if tls.reload():
-            try:
-                await changed()
-            except OSError as error:  # the servers of before go on
-                tls.problem = f"new connections still get the certificate before: {error}"
-                log.exception("no server with the new certificate")
 
 
 def _sentence(config: SidecarConfig, error: Exception) -> str:

@@ -38,6 +38,7 @@ class Command:
     group: str = "string"
     since: str = "1.0.0"
     complexity: str = "O(1)"
+    tells: bool = False  # a write that answers with what the key holds
 
     @property
     def writes(self) -> bool:

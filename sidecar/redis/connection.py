@@ -39,14 +39,11 @@ def reset(session: Session, _args: list[bytes]) -> None:
 
 
 def auth(session: Session, args: list[bytes]) -> None:
-    """AUTH keyspace anything: no password is set; the user's name picks the keyspace."""
+    """AUTH [application] token. Without rights: AUTH keyspace anything picks the keyspace."""
     if len(args) > 3:
         session.fail(replies.SYNTAX)
         return
-    if len(args) == 2:
-        session.fail(replies.NO_PASSWORD_SET)
-        return
-    problem = _enter(session, args[1])
+    problem = _enter(session, args[1] if len(args) == 3 else None, args[-1])
     if problem is not None:
         session.fail(problem)
         return
@@ -69,7 +66,7 @@ def select(session: Session, args: list[bytes]) -> None:
 
 
 def hello(session: Session, args: list[bytes]) -> None:
-    """HELLO [2|3 [AUTH keyspace anything] [SETNAME name]]."""
+    """HELLO [2|3 [AUTH user password] [SETNAME name]]; AUTH as above."""
     version = session.version
     if len(args) > 1:
         asked = parse_integer(args[1])
@@ -108,13 +105,13 @@ def is_printable(text: bytes) -> bool:
 
 def _hello_options(session: Session, options: list[bytes]) -> bytes | None:
     """Apply what follows the version, all of it or nothing; returns an error."""
-    keyspace: bytes | None = None
+    given: list[bytes] = []
     name: bytes | None = None
     at = 0
     while at < len(options):
         option = options[at].upper()
         if option == b"AUTH" and at + 2 < len(options):
-            keyspace = options[at + 1]
+            given = options[at + 1 : at + 3]
             at += 3
         elif option == b"SETNAME" and at + 1 < len(options):
             name = options[at + 1]
@@ -123,8 +120,8 @@ def _hello_options(session: Session, options: list[bytes]) -> bytes | None:
             at += 2
         else:
             return replies.hello_syntax(options[at])
-    if keyspace is not None:
-        problem = _enter(session, keyspace)
+    if given:
+        problem = _enter(session, *given)
         if problem is not None:
             return problem
     if name is not None:
@@ -132,8 +129,15 @@ def _hello_options(session: Session, options: list[bytes]) -> bytes | None:
     return None
 
 
-def _enter(session: Session, user: bytes) -> bytes | None:
-    """Work with the keyspace named `user`; returns an error when there is none."""
+def _enter(session: Session, user: bytes | None, password: bytes) -> bytes | None:
+    """Be the application whose token this is or, where there are no rights, work with the keyspace
+    named `user`; returns an error.
+    """
+    permits = session.door.permits
+    if permits.rights is not None:
+        return None if permits.authenticate(session, user, password) else replies.WRONG_TOKEN
+    if user is None:
+        return replies.NO_PASSWORD_SET
     keyspace = user.decode("utf-8", "replace")
     found = session.door.backend.locate(keyspace, b"?", session.level)
     if isinstance(found, DataError):

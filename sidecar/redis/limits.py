@@ -20,4 +20,8 @@ class RespLimits:
     door_output_bytes: int = 256 << 20  # of all connections whose replies pile up
     stalled_reader_ms: int = 30_000  # unsent replies above the soft bound for longer: closed
     half_command_ms: int = 60_000  # a command that has not arrived whole for longer: closed
+    # Of clients to whom nothing is granted, where there are rights: before they have authenticated.
+    stranger_args: int = 10
+    stranger_bulk_bytes: int = 16 << 10
+    stranger_output_bytes: int = 1 << 10  # unsent replies before the connection is closed
     inline_commands: bool = False  # lines of words instead of arrays, for people with telnet

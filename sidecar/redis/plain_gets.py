@@ -48,7 +48,7 @@ class PlainGets:
             or session.backlog
             or session.closing
             or session.muted
-            or not session.bound
+            or not session.gets
             or session.tokens is not None
         ):
             return False

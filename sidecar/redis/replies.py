@@ -8,6 +8,7 @@ The first word says what happened to the data, so that a program need not read t
 |              |                      |             | to repeat the very same one                 |
 | any other    | CALLER, PRECONDITION | ERR         | wrong now, wrong when repeated; not applied |
 | any other    | FORBIDDEN            | NOPERM      | not for this client                         |
+| any other    | UNAUTHENTICATED      | NOAUTH      | nobody knows who this is                    |
 | NOT_APPLIED  | the others           | NOTAPPLIED  | nobody will ever read the value             |
 | none (reads) | UNAVAILABLE          | UNAVAILABLE | not enough replicas; worth repeating        |
 | none         | TIMEOUT              | TIMEOUT     | the deadline passed; worth repeating        |
@@ -44,6 +45,8 @@ NO_PASSWORD_SET = error(
     "ERR AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
 )
+NOAUTH = error("NOAUTH Authentication required.")
+WRONG_TOKEN = error("WRONGPASS invalid username-password pair or user is disabled.")
 NO_PROTOCOL = error("NOPROTO unsupported protocol version")
 NOT_A_PROTOCOL = error("ERR Protocol version is not an integer or out of range")
 TOO_MANY_CLIENTS = error("ERR max number of clients reached")
@@ -59,6 +62,7 @@ _FIRST_WORD = {
     Fault.CALLER: "ERR",
     Fault.PRECONDITION: "ERR",
     Fault.FORBIDDEN: "NOPERM",
+    Fault.UNAUTHENTICATED: "NOAUTH",
     Fault.UNAVAILABLE: "UNAVAILABLE",
     Fault.TIMEOUT: "TIMEOUT",
     Fault.OVERLOADED: "OVERLOADED",
@@ -71,6 +75,15 @@ def wrong_user(why: str) -> bytes:
     return error(
         "WRONGPASS invalid username-password pair or user is disabled. The user's name picks the "
         f"keyspace, and {why}"
+    )
+
+
+def no_permission(user: str, command: str, missing: str, keyspace: str) -> bytes:
+    """`missing`: the rights that it takes in the keyspace; empty: some right in any."""
+    lacks = f"{missing} in keyspace '{keyspace}'" if missing else "a right in any keyspace"
+    return error(
+        f"NOPERM User {user} has no permissions to run the '{command}' command: it takes {lacks},"
+        f" to be granted in the sidecar's rights_file (reason=RIGHT_MISSING keyspace={keyspace})"
     )
 
 

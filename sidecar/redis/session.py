@@ -26,14 +26,14 @@ from sidecar.redis.command import Command, Family, by_spelling
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.gather import Gather
 from sidecar.redis.limits import RespLimits
+from sidecar.redis.permits import Permits, Table
 from sidecar.redis.waiting import Due, LoneGet, Ready, keys_read, last_read
+from sidecar.rights import STRANGER, Holder, Peer, Rights
 from sidecar.wire import resp_reply as resp
-from sidecar.wire.resp_parser import RequestParser
 
 ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
-_GET = frozenset((b"GET", b"get"))  # the spellings that clients use
 _READ = int(Family.READ)  # looking it up in an enum takes as long as counting
 _FIRST_IN_FLIGHT = 32  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
@@ -50,22 +50,9 @@ class Door:
     """What all connections of a door share."""
 
     __slots__ = (
-        "backend",
-        "commands",
-        "counters",
-        "dispatch",
-        "draining",
-        "held_bytes",
-        "info",
-        "limits",
-        "next_id",
-        "sessions",
-        "started_at",
-        "wake",
-        "walker",
-        "wall_ms",
-        "writing",
-    )
+        "backend", "commands", "counters", "draining", "held_bytes", "info", "limits", "next_id",
+        "permits", "sessions", "started_at", "wake", "walker", "wall_ms", "writing",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -76,14 +63,13 @@ class Door:
         wall_ms: WallClock,
         wake: Callable[["Session"], None],
         monotonic: Callable[[], float],
+        rights: Rights | None = None,
     ) -> None:
         self.backend = backend
         self.walker = Scanner(backend, monotonic)
         self.commands = commands
+        self.permits = Permits(commands, limits, rights)
         spelled = by_spelling(commands.values())
-        self.dispatch = {
-            name: (known.handler, known.arity, int(known.family)) for name, known in spelled.items()
-        }
         self.writing = {name: known for name, known in spelled.items() if known.writes}
         self.limits = limits
         self.wall_ms = wall_ms
@@ -110,10 +96,13 @@ class Session:
         "db",
         "deadline",
         "dirty",
+        "dispatch",
         "door",
         "gathering",
+        "gets",
         "held_bytes",
         "held_since",
+        "holder",
         "id",
         "in_flight_limit",
         "keyspace",
@@ -134,7 +123,9 @@ class Session:
         "out",
         "output_paused",
         "parser",
+        "peer",
         "pending",
+        "proof",
         "read",
         "read_batch",
         "reading",
@@ -145,20 +136,20 @@ class Session:
         "write_level",
     )
 
-    def __init__(self, door: Door, now: float, address: str = "", local_address: str = "") -> None:
-        limits = door.limits
+    def __init__(
+        self, door: Door, now: float, address: str = "", local: str = "", *, peer: Peer = STRANGER
+    ) -> None:
         self.door = door
         self.id = door.next_id
         door.next_id += 1
         self.address = address
-        self.local_address = local_address
+        self.local_address = local
         self.created_at = self.last_at = now
-        self.parser = RequestParser(
-            max_args=limits.args,
-            max_bulk_bytes=limits.bulk_bytes,
-            max_query_bytes=limits.query_bytes,
-            inline=limits.inline_commands,
-        )
+        self.parser = door.permits.parser()
+        self.peer = peer
+        self.holder: Holder | None = None  # the client, where there are rights
+        self.dispatch: Table = {}  # what it may do
+        self.gets: frozenset[bytes] = frozenset()  # spellings of GETs that may be read together
         # Bound once: a bound method for each request is an allocation for each request.
         self.read_batch = door.backend.read_batch
         self.on_value = self._on_value
@@ -174,7 +165,7 @@ class Session:
         self.reading: set[bytes] = set()
         self.awaited: object = None  # of `pending`: what the next command waits for
         self.gathering = 0  # unanswered keys of commands on many keys, and of batches
-        self.in_flight_limit = min(limits.in_flight, _FIRST_IN_FLIGHT)
+        self.in_flight_limit = min(door.limits.in_flight, _FIRST_IN_FLIGHT)
         self.out: list[bytes] = []
         self.dirty = False  # `wake` was called, `take_output` not yet
         self.closing = False  # no more commands; closed once all is answered and sent
@@ -196,6 +187,8 @@ class Session:
         self.library_version = b""
         self.muted = 0  # replies to swallow: 1 the next, -1 all
         self.leave_session()
+        self.proof = b""  # SHA-256 of the token that AUTH brought
+        self.door.permits.recognize(self)
         self.select(0)
 
     def use_version(self, version: int) -> None:
@@ -212,6 +205,7 @@ class Session:
         self.bound = keyspace is not None
         self.keyspace = keyspace or "default"
         self.db = db
+        self.door.permits.settle(self)
         return keyspace is not None
 
     def use_keyspace(self, keyspace: str) -> None:
@@ -219,6 +213,7 @@ class Session:
         self.keyspace = keyspace
         self.bound = True
         self.db = -1
+        self.door.permits.settle(self)
 
     def enter_session(self, tokens: session_ops.Session) -> None:
         """Read and write as the next of these."""
@@ -298,7 +293,7 @@ class Session:
     def _dispatch(self, rest: Iterator[list[bytes]]) -> None:
         keys: list[bytes] = []  # of GETs that stand side by side
         for args in rest:
-            if args[0] in _GET and len(args) == 2:
+            if args[0] in self.gets and len(args) == 2:
                 keys.append(args[1])
                 continue
             if keys:
@@ -326,7 +321,7 @@ class Session:
         return self.awaited is not None
 
     def _call(self, args: list[bytes]) -> None:
-        entry = self.door.dispatch.get(args[0]) or self._find(args)
+        entry = self.dispatch.get(args[0]) or self._find(args)
         if entry is None:
             return
         handler, arity, family = entry
@@ -362,7 +357,7 @@ class Session:
 
     def _find(self, args: list[bytes]) -> Any:
         name = args[0]
-        entry = self.door.dispatch.get(name.upper()) if len(name) <= _LONGEST_NAME else None
+        entry = self.dispatch.get(name.upper()) if len(name) <= _LONGEST_NAME else None
         if entry is None:
             self.door.counters.calls[Family.UNKNOWN] += 1
             self.fail(replies.unknown_command(args))

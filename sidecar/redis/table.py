@@ -47,7 +47,10 @@ def _walking(name: str, handler: Handler, arity: int, summary: str) -> Command:
 def _modifying(name: str, handler: Handler, arity: int, summary: str) -> Command:
     summary += " Needs a linearizable keyspace."
     group = "generic" if "expire" in name or name == "persist" else "string"
-    return Command(name, handler, arity, Family.WRITE, summary, _ONE_KEY, _WRITE, group)
+    tells = name.startswith(("get", "incr", "decr"))
+    return Command(
+        name, handler, arity, Family.WRITE, summary, _ONE_KEY, _WRITE, group, tells=tells
+    )
 
 
 _COMMANDS = (
@@ -160,7 +163,7 @@ _COMMANDS = (
     _connection("echo", connection.echo, 2, "Returns the given string."),
     _connection("quit", connection.quit_now, -1, "Closes the connection."),
     _connection("reset", connection.reset, 1, "Resets the connection."),
-    _connection("auth", connection.auth, -2, "Picks the keyspace by the user's name."),
+    _connection("auth", connection.auth, -2, "Authenticates, or picks the keyspace by name."),
     _connection("select", connection.select, 2, "Picks the keyspace by its number."),
     _connection("hello", connection.hello, -1, "Handshakes with the server."),
     _connection("client", client.client, -2, "A container for client connection commands."),

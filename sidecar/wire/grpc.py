@@ -30,7 +30,16 @@ class Call:
     connection's streams.
     """
 
-    __slots__ = ("ended", "metadata", "method", "on_cancel", "on_writable", "tag", "timeout_ns")
+    __slots__ = (
+        "ended",
+        "metadata",
+        "method",
+        "on_cancel",
+        "on_writable",
+        "peer",
+        "tag",
+        "timeout_ns",
+    )
 
     def __init__(
         self,
@@ -47,6 +56,7 @@ class Call:
         # How long the client waits, counted from the beginning; the service keeps the deadline.
         self.timeout_ns = timeout_ns
         self.tag: object = None  # free for the service
+        self.peer: object = None  # who is at the other end, if the door was told to find out
         # The client has gone: called once. The service still ends the call.
         self.on_cancel: Callable[[Call], None] | None = None
         # There is room again, after `send` had said False.

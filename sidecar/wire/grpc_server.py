@@ -37,6 +37,7 @@ class GrpcConnection:
     ) -> None:
         self.limits = limits
         self.counters = counters
+        self.peer: object = None  # of all its calls
         self.held_bytes = 0  # memory of the requests that are half received
         self._routes = routes
         self.http: Http2Connection[GrpcRequest] = Http2Connection(
@@ -82,6 +83,7 @@ class _ServedCall(Http2Call):
             metadata=request.metadata,
             timeout_ns=request.timeout_ns,
         )
+        self.peer = connection.peer
         self._connection = connection
         self._encoding = request.encoding
         self._reader: MessageReader | None = None

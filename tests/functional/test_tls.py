@@ -1,4 +1,6 @@
-"""TLS and mTLS at both doors: who comes in, who is told why not, and new files at run time."""
+"""TLS and mTLS at both doors, with both gRPC engines: who comes in, who is told why not, what a
+client may do whom its certificate names, and new files at run time.
+"""
 
 import datetime as dt
 import socket
@@ -13,6 +15,8 @@ import orjson
 import pytest
 import redis
 import trustme
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from tests.support.local_cluster import (
@@ -23,10 +27,12 @@ from tests.support.local_cluster import (
     wait_until,
 )
 from tests.support.rich_errors import rich
+from tests.support.rights import write_rights
 
 pytestmark = pytest.mark.slow
 
 ALLOWED = "app.example"
+READER = "reader.example"
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
 
@@ -81,6 +87,7 @@ class Client:
             ssl_certfile=str(self.file),
             ssl_keyfile=str(self.file),
             ssl_ca_certs=str(self.authority_file),
+            retry=Retry(NoBackoff(), 0),
         )
 
 
@@ -98,9 +105,10 @@ class Door:
         with opener.open(f"http://{self.admin}/ready", timeout=5) as answer:
             return str(answer.read().decode())
 
-    def certificate(self) -> bytes:
-        """What a new connection is shown."""
-        return ssl.get_server_certificate(("127.0.0.1", self.redis_port), timeout=5).encode()
+    def certificates(self) -> list[str]:
+        """What a new connection is shown, at each door."""
+        ports = (self.redis_port, int(self.grpc.rpartition(":")[2]))
+        return [ssl.get_server_certificate(("127.0.0.1", port), timeout=5) for port in ports]
 
 
 @pytest.fixture(scope="module")
@@ -109,21 +117,36 @@ def cluster() -> Iterator[LocalCluster]:
         yield running
 
 
-@pytest.fixture(scope="module")
-def door(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Door:
+@pytest.fixture(scope="module", params=["own", "grpcio"])
+def door(
+    cluster: LocalCluster,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Door:
     files = Files(tmp_path_factory.mktemp("tls"))
+    rights = files.folder / "rights.json"
+    write_rights(
+        rights,
+        {"app": {"default": ["read", "write"]}, "reader": {"default": ["read"]}},
+        app={"identities": [ALLOWED]},
+        reader={"identities": [READER]},
+    )
+    number = 2 if request.param == "own" else 3
     second_sidecar(
         cluster,
         "a",
+        number,
+        grpc_engine=request.param,
+        rights_file=str(rights),
         tls_cert=str(files.path("cert")),
         tls_key=str(files.path("key")),
         tls_client_ca=str(files.path("ca")),
-        tls_identities=[ALLOWED],
+        tls_identities=[ALLOWED, READER],
         grpc="127.0.0.1:0",
         redis="127.0.0.1:0",
         admin="127.0.0.1:0",
     )
-    ports = orjson.loads((cluster.folder / "sidecar-2" / "ports.json").read_bytes())
+    ports = orjson.loads((cluster.folder / f"sidecar-{number}" / "ports.json").read_bytes())
     return Door(files, ports["grpc"], int(ports["redis"].rpartition(":")[2]), ports["admin"])
 
 
@@ -151,6 +174,25 @@ def test_a_client_of_another_name_is_told_so(door: Door) -> None:
     with client.redis(door.redis_port) as refused, pytest.raises(redis.RedisError) as said:
         refused.get("k")
     assert "other.example, which is not among tls_identities" in str(said.value)
+
+
+def test_a_client_may_do_what_its_certificate_is_granted(door: Door) -> None:
+    client = door.files.client(READER)
+    with client.grpc(door.grpc) as channel:
+        get(channel)
+        put = data_pb2.PutRequest(key=b"k", value=b"v")
+        with pytest.raises(grpc.RpcError) as failed:
+            data_pb2_grpc.DataStub(channel).Put(put, timeout=10)
+        piped = data_pb2.PipelineRequest(id=1, get=data_pb2.GetRequest(key=b"k"))
+        [answer] = data_pb2_grpc.DataStub(channel).Pipeline(iter([piped]), timeout=10)
+        assert answer.WhichOneof("response") == "get"
+    error = rich(failed.value)
+    assert (error.code, error.reason) == (grpc.StatusCode.PERMISSION_DENIED, "RIGHT_MISSING")
+    assert error.metadata["application"] == "reader"
+    with client.redis(door.redis_port) as reader:
+        reader.get("k")
+        with pytest.raises(redis.exceptions.NoPermissionError, match="User reader has no perm"):
+            reader.set("k", "v")
 
 
 @pytest.mark.parametrize("wrong", ["expired", "another authority", "none at all"])
@@ -189,9 +231,11 @@ def test_new_files_serve_new_connections_and_the_old_ones_live_on(door: Door) ->
     with client.grpc(door.grpc) as channel, client.redis(door.redis_port) as held:
         get(channel)
         number = held.client_id()
-        before = door.certificate()
+        before = door.certificates()
         door.files.renew()
-        wait_until(lambda: door.certificate() != before, "a new connection sees the new file")
+        wait_until(
+            lambda: not set(door.certificates()) & set(before), "a new connection sees the new file"
+        )
         assert held.client_id() == number  # the same connection
         get(channel)
         with client.redis(door.redis_port) as fresh:
@@ -199,11 +243,11 @@ def test_new_files_serve_new_connections_and_the_old_ones_live_on(door: Door) ->
 
 
 def test_files_that_can_not_be_used_leave_the_old_ones_and_are_shown(door: Door) -> None:
-    before = door.certificate()
+    before = door.certificates()
     good = door.files.path("cert").read_bytes()
     door.files.path("cert").write_bytes(b"no certificate")
     wait_until(lambda: "tls: keeps the certificate it had" in door.ready(), "the bad file is shown")
-    assert door.certificate() == before
+    assert door.certificates() == before
     with door.files.client(ALLOWED).grpc(door.grpc) as channel:
         get(channel)
     door.files.path("cert").write_bytes(good)

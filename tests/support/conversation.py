@@ -7,6 +7,7 @@ from sidecar.redis.limits import RespLimits
 from sidecar.redis.plain_gets import PlainGets
 from sidecar.redis.session import Door, Session
 from sidecar.redis.table import command_table
+from sidecar.rights import STRANGER, Peer, Rights
 from tests.support.memory_coordinator import MemoryCoordinator
 
 START_MS = 1_800_000_000_000
@@ -35,6 +36,8 @@ class Conversation:
     limits: RespLimits = field(default_factory=RespLimits)
     clock: Clock = field(default_factory=Clock)
     now: float = 100.0
+    rights: Rights | None = None
+    peer: Peer = STRANGER
 
     def __post_init__(self) -> None:
         self.coordinator = MemoryCoordinator({0: "default", 1: "other"}, self.clock)
@@ -46,6 +49,7 @@ class Conversation:
             wall_ms=self.clock,
             wake=self._wake,
             monotonic=lambda: self.now,
+            rights=self.rights,
         )
         self._soon: list[Callable[[], None]] = []
         self.plain_gets = PlainGets(self.door, self._soon.append, self._answer)
@@ -53,7 +57,7 @@ class Conversation:
 
     def another(self) -> Session:
         """One more connection to the same door."""
-        session = Session(self.door, self.now, "127.0.0.1:5000", "127.0.0.1:6379")
+        session = Session(self.door, self.now, "127.0.0.1:5000", "127.0.0.1:6379", peer=self.peer)
         self.door.sessions[session.id] = session
         return session
 

@@ -274,23 +274,27 @@ def second_control_plane(cluster: LocalCluster) -> Part:
     return _second(cluster, "control-plane", "control_plane", {})
 
 
-def second_sidecar(cluster: LocalCluster, zone: str, **settings: object) -> Part:
+def second_sidecar(
+    cluster: LocalCluster, zone: str, number: int = 2, /, **settings: object
+) -> Part:
     """Another sidecar, listening, with a disk of its own; `address` is its gRPC door."""
-    folder = cluster.folder / "sidecar-2"
+    folder = cluster.folder / f"sidecar-{number}"
     changes: dict[str, object] = {"zone": zone, "state_dir": str(folder)}
     changes |= {"grpc_socket": "", "redis_socket": "", **settings}
-    return _second(cluster, "sidecar", "sidecar", changes)
+    return _second(cluster, "sidecar", "sidecar", changes, number)
 
 
-def _second(cluster: LocalCluster, name: str, module: str, changes: dict[str, object]) -> Part:
-    folder = cluster.folder / f"{name}-2"
+def _second(
+    cluster: LocalCluster, name: str, module: str, changes: dict[str, object], number: int = 2
+) -> Part:
+    folder = cluster.folder / f"{name}-{number}"
     folder.mkdir()
     config = orjson.loads((cluster.folder / name / "config.json").read_bytes())
     ports_file = folder / "ports.json"
-    config |= {"id": f"{name}-2", "ports_file": str(ports_file)} | changes
+    config |= {"id": f"{name}-{number}", "ports_file": str(ports_file)} | changes
     (folder / "config.json").write_bytes(orjson.dumps(config))
     command = [sys.executable, "-P", "-m", module, "--config", str(folder / "config.json")]
-    part = Part(f"{name}-2", 0, command, folder / "log")
+    part = Part(f"{name}-{number}", 0, command, folder / "log")
     cluster.parts[part.name] = part
     part.start()
     wait_until(ports_file.exists, f"{part.name} listens")

@@ -113,8 +113,6 @@ def test_half_of_tls_is_refused(given: dict[str, str], missing: str) -> None:
     assert f"is given without {missing}; give both, or none" in refusal(**values)
 
 
-def test_only_engines_that_there_are_and_what_they_can_is_taken() -> None:
+def test_only_engines_that_there_are_are_taken() -> None:
     assert "grpc_engine is 'grpc'; use own or grpcio" in refusal(grpc_engine="grpc")
-    tls = {"tls_cert": "a", "tls_key": "a", "grpc_engine": "grpcio"}
-    assert "tls_cert needs grpc_engine own" in refusal(**tls)
     assert load_config(None, {**GIVEN, "grpc_engine": "grpcio"}).grpc_engine == "grpcio"

@@ -33,7 +33,7 @@ def test_the_first_word_says_what_became_of_the_data(
 
 def test_every_fault_has_a_word() -> None:
     words = {replies.first_word(DataError(Reason.TIMEOUT, fault, "x")) for fault in Fault}
-    assert len(words) == 6
+    assert len(words) == 7
 
 
 def test_an_unknown_write_carries_what_a_repeat_needs() -> None:
