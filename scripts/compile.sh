@@ -15,7 +15,7 @@ HOT=(
     sidecar/core/coordinator.py sidecar/core/counters.py sidecar/core/fast_lane.py sidecar/core/group_write.py
     sidecar/core/health.py sidecar/core/listing.py sidecar/core/operation.py sidecar/core/peer.py sidecar/core/read.py
     sidecar/core/route.py sidecar/core/sweep.py sidecar/core/write.py
-    sidecar/redis/plain_gets.py sidecar/redis/session.py
+    sidecar/redis/permits.py sidecar/redis/plain_gets.py sidecar/redis/session.py
     sidecar/wire/resp_parser.py
 )
 
