@@ -286,14 +286,11 @@ class RespDoor:
                 self._after_flush(connection, session)
 
     def _answer(self, session: Session, reply: bytes) -> None:
-        """Send the only reply that `session` owes its client."""
+        """Send the only reply that `session` owes its client. What it was sent before has left: the
+        request to a replica did not go out earlier.
+        """
         connection = session.shell
-        if (
-            session.dirty
-            or session.closing
-            or connection.reading_paused
-            or len(reply) > LARGE_REPLY_BYTES
-        ):
+        if session.closing or len(reply) > LARGE_REPLY_BYTES:
             session.out.append(reply)
             session.mark_dirty()
             return

@@ -98,14 +98,12 @@ class PlainGets:
         for lone, value in zip(batch.tag, batch.values, strict=True):
             session = lone.session
             pending = session.pending
-            if not pending:
-                continue  # the client is gone
             reply = session.nil if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
             if len(pending) == 1 and session.awaited is None:
                 pending.clear()
                 session.reading.clear()
                 self._answer(session, reply)
-            else:
+            elif pending:  # otherwise the client is gone
                 lone.tag = reply
                 session.release()
 

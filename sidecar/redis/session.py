@@ -513,8 +513,6 @@ class Session:
     def replace_lone(self, op: Read) -> None:
         """Have `op` answer the lone GET, unless the client is gone."""
         if self.pending:
-            if self.awaited is self.lone:
-                self.awaited = op
             self.pending[0] = op
 
     def release(self) -> None:

@@ -228,6 +228,20 @@ def test_a_client_that_half_closes_gets_its_answers(door: RunningDoor) -> None:
     eventually(lambda: door.door.connections == 0)
 
 
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_who_half_closes_after_one_get_is_answered_and_let_go(door: RunningDoor, size: int) -> None:
+    with connect(door) as sock:
+        sock.sendall(packed("SET", "k", b"v" * size))
+        assert read_exactly(sock, 5) == b"+OK\r\n"
+        door.call(door.coordinator.hold)
+        sock.sendall(packed("GET", "k"))
+        sock.shutdown(socket.SHUT_WR)
+        eventually(lambda: len(door.coordinator.held or []) == 1)
+        door.call(door.coordinator.release)
+        assert read_to_end(sock) == b"$%d\r\n%b\r\n" % (size, b"v" * size)
+    eventually(lambda: door.door.connections == 0)
+
+
 def test_drain_answers_what_is_in_flight_and_closes_the_idle(door: RunningDoor) -> None:
     door.call(door.coordinator.hold)
     with connect(door) as busy, connect(door) as idle:

@@ -51,6 +51,7 @@ def running_door(folder: Path, limits: RespLimits | None = None) -> Iterator[Run
 
     async def started() -> RunningDoor:
         coordinator = MemoryCoordinator({0: "default", 1: "other"}, wall_clock_ms)
+        coordinator.in_batches = True
         door = RespDoor(coordinator, limits)
         host, port = await door.listen_tcp("127.0.0.1", 0)
         path = folder / "redis.sock"

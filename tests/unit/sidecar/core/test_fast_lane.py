@@ -454,6 +454,21 @@ def test_a_lone_key_whose_link_is_full_is_read_by_itself_and_so_are_those_with_i
     assert cluster.sidecar.core.active == 0
 
 
+@pytest.mark.parametrize("level", [Consistency.ANY, Consistency.BOUNDED, Consistency.SESSION, 99])
+def test_at_a_level_that_agreement_does_not_settle_nobody_is_joined(
+    crowd: Crowd, level: int
+) -> None:
+    assert not crowd.wants(A, level)
+
+
+def test_where_too_few_replicas_count_nobody_is_joined(cluster: FakeCluster, crowd: Crowd) -> None:
+    for number in (1, 2):
+        cluster.suspect(number)
+    cluster.publish()
+    assert not crowd.wants(A, Consistency.QUORUM)
+    assert crowd.wants(A)
+
+
 @pytest.mark.parametrize("key", [b"", b"x" * (MAX_KEY_BYTES + 1)])
 def test_a_bad_key_joins_nobody(crowd: Crowd, key: bytes) -> None:
     assert not crowd.wants(key)
