@@ -1,5 +1,6 @@
 """Calls over gRPC with a deadline, and what their errors mean in words."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
 )
 
+TOKEN_VARIABLE = "DABBA_TOKEN"  # no flag: what a process was started with, others can see
+
 _ANSWER_MARGIN_S = 0.5
 
 # What to type after a refusal, by its stable reason.
@@ -38,6 +41,8 @@ _NEXT_BY_REASON = {
     "SESSION_INVALID": _NEW_SESSION,
     "SESSION_KEY_UNKNOWN": _NEW_SESSION,
     "SESSION_STALE": _NEW_SESSION,
+    "UNAUTHENTICATED": "name the application by its token: export DABBA_TOKEN=...",
+    "TOKEN_REFUSED": "look at the token in DABBA_TOKEN",
 }
 
 
@@ -49,12 +54,15 @@ class Peer:
     address: str
     channel: grpc.Channel
     timeout_s: float
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def call(self, method: Callable[..., Response], request: object) -> Response:
         """The answer of one unary call. Raises CommandError."""
         try:
             # A server keeps the time itself and says what was slow: it is given the time to say so.
-            return method(request, timeout=self.timeout_s + _ANSWER_MARGIN_S)
+            return method(
+                request, timeout=self.timeout_s + _ANSWER_MARGIN_S, metadata=self.metadata
+            )
         except grpc.RpcError as error:
             raise self._in_words(error) from error
 
@@ -114,10 +122,15 @@ def _facts(metadata: dict[str, str]) -> str:
 
 
 @contextmanager
-def _connected(server: Server, flag: str | None, timeout_s: float) -> Iterator[Peer]:
+def _connected(
+    server: Server,
+    flag: str | None,
+    timeout_s: float,
+    metadata: tuple[tuple[str, str], ...] = (),
+) -> Iterator[Peer]:
     address = find_address(server, flag)
     with grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
-        yield Peer(server, address, channel, timeout_s)
+        yield Peer(server, address, channel, timeout_s, metadata)
 
 
 @contextmanager
@@ -127,8 +140,16 @@ def control_plane(flag: str | None, timeout_s: float) -> Iterator[tuple[Peer, Ad
         yield peer, AdminStub(peer.channel)
 
 
+def _credentials() -> tuple[tuple[str, str], ...]:
+    """Who asks, for a sidecar that has rights."""
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise CommandError(f"{TOKEN_VARIABLE} is no token", "a token is one line of plain ASCII")
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
 @contextmanager
 def sidecar(flag: str | None, timeout_s: float) -> Iterator[tuple[Peer, DataStub]]:
     """The sidecar that the flag, the environment or a running `dabba dev` names."""
-    with _connected(SIDECAR, flag, timeout_s) as peer:
+    with _connected(SIDECAR, flag, timeout_s, _credentials()) as peer:
         yield peer, DataStub(peer.channel)

@@ -16,7 +16,6 @@ import grpc
 from sidecar.net.grpc_errors import Refusing
 from sidecar.net.peers import grpcio_peer_of
 from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, PemFiles, Tls
-from sidecar.rights import STRANGER, Peer
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamHandler, StreamSink, UnaryHandler
 from sidecar.wire.grpc_codec import MAX_STATUS_DETAILS_BYTES, MAX_STATUS_MESSAGE_BYTES
 from sidecar.wire.http2_limits import Counters
@@ -181,11 +180,11 @@ def _stream(door: GrpcioDoor, path: bytes, handler: StreamHandler) -> Callable[.
 def _admit(door: GrpcioDoor, call: "_GrpcioCall") -> str:
     """Find out who calls; why the client may not come in, or empty."""
     tls = door.tls
-    of_socket = call.context.peer().startswith("unix:")
-    if tls is None or of_socket or not (door.asks_who or tls.identities):
-        call.peer = STRANGER
+    if tls is None or not (door.asks_who or tls.identities):
         return ""
-    peer: Peer = grpcio_peer_of(call.context)
+    if call.context.peer().startswith("unix:"):  # in the clear: nobody brings a certificate
+        return ""
+    peer = grpcio_peer_of(call.context)
     call.peer = peer
     return tls.refusal_of(peer.identities)
 

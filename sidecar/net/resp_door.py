@@ -147,7 +147,7 @@ class RespDoor:
         """Judge by new rights what comes from now on, over open connections too."""
         permits = self._door.permits
         permits.rights = rights
-        for session in self._door.sessions.values():
+        for session in list(self._door.sessions.values()):
             permits.recognize(session)
             permits.settle(session)
 

@@ -117,7 +117,7 @@ def describe(session: Session, now: float) -> str:
         "qbuf": session.parser.held_bytes,
         "oll": len(session.pending),
         "cmd": _shown_command(session.last_command),
-        "user": session.keyspace,
+        "user": session.holder.name if session.holder is not None else session.keyspace,
         "resp": session.version,
         "lib-name": session.library.decode("ascii"),
         "lib-ver": session.library_version.decode("ascii"),

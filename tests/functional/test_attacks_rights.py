@@ -14,9 +14,13 @@ from typing import Any
 import grpc
 import orjson
 import pytest
+import redis
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
+from control_plane.cli.main import run
 from protos.dabbawala.v1 import data_pb2 as pb
 from protos.dabbawala.v1 import data_pb2_grpc
 from sidecar.redis.permits import OPEN
@@ -215,7 +219,36 @@ def test_a_client_on_the_unix_socket_is_its_user(door: Door) -> None:
         assert sock.recv(1000) == b"$-1\r\n"
 
 
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("user", ["both", None])
+def test_an_unmodified_redis_client_authenticates_as_usual(
+    door: Door, user: str | None, version: int
+) -> None:
+    def client(**who: Any) -> redis.Redis:
+        once = Retry(NoBackoff(), 0)
+        return redis.Redis(port=door.redis_port, protocol=version, retry=once, **who)
+
+    with client(username=user, password=token_of("both")) as known:
+        assert known.set("k", "v")
+        assert known.get("k") == b"v"
+    with client(username=user, password="x") as wrong, client() as nobody:
+        for refused in (wrong, nobody):
+            with pytest.raises(redis.AuthenticationError):
+                refused.get("k")
+
+
 # --- the gRPC door
+
+
+def test_the_command_line_brings_the_token_of_its_environment(
+    door: Door, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ("put", "k", "v", "--sidecar", door.grpc)
+    monkeypatch.delenv("DABBA_TOKEN", raising=False)
+    assert run(words) == 1
+    assert "export DABBA_TOKEN" in capfd.readouterr().err
+    monkeypatch.setenv("DABBA_TOKEN", token_of("both"))
+    assert run(words) == 0
 
 
 @pytest.mark.parametrize("method", UNARY)
@@ -351,7 +384,8 @@ def test_a_bad_new_file_is_shown_and_the_rights_of_before_stay(door: Door) -> No
 
 def test_neither_the_admin_door_nor_the_log_tells_a_token(door: Door) -> None:
     with door.redis("both") as talk:
-        said = talk.ask("CLIENT", "LIST")
+        said = talk.ask("CLIENT", "LIST") or b""
+        assert b"user=both" in said
         assert (talk.ask("AUTHX", "both", "x") or b"").startswith(b"-ERR unknown command")
     door.call("Get", pb.GetRequest(key=b"k"), token_of("both"))
     hashed = orjson.loads(door.rights.read_bytes())["applications"][2]["tokens_sha256"][0]

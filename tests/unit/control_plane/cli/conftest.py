@@ -37,7 +37,8 @@ Dabba = Callable[..., Answer]
 @pytest.fixture(autouse=True)
 def no_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No address comes from the environment or from a cluster that happens to run."""
-    for name in ("DABBA_CONTROL_PLANE", "DABBA_SIDECAR", "DABBA_ADMIN", "XDG_STATE_HOME"):
+    variables = ("DABBA_CONTROL_PLANE", "DABBA_SIDECAR", "DABBA_ADMIN", "DABBA_TOKEN")
+    for name in (*variables, "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")

@@ -189,3 +189,13 @@ def test_what_came_of_it_is_said_also_when_the_session_can_not_be_kept(
     answer = dabba(*command, "--session", str(tmp_path / "no folder" / "session"))
     assert (answer.status, answer.out) == (2, said)
     assert "--session" in answer.err
+
+
+def test_a_token_that_can_be_none_is_refused_without_being_told(
+    dabba: Dabba, data: DataStandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DABBA_TOKEN", "two\nlines")
+    answer = dabba("get", "k")
+    assert (answer.status, data.asked) == (1, [])
+    assert "DABBA_TOKEN is no token" in answer.err
+    assert "two" not in answer.err
