@@ -237,9 +237,13 @@ def _wait_until_ready(server: Server) -> Server:
 
 
 def _answers_info(server: Server) -> bool:
-    # Whoever answers must be this process, and not one that was faster in taking the port.
+    # Whoever answers must be this process, and not one that was faster in taking the port. And it
+    # must have read its data: until then it knows nobody's keys.
     try:
         with socket.create_connection((server.host, server.port), timeout=1.0) as connection:
+            connection.sendall(b"PING\r\n")
+            if connection.recv(65536).startswith(b"-LOADING"):
+                return False
             connection.sendall(b"INFO server\r\n")
             answer = connection.recv(65536)
     except OSError:

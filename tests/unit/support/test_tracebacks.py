@@ -42,7 +42,7 @@ def lines(raised: BaseException) -> list[int | None]:
 def test_a_frame_without_a_line_gets_that_of_its_function() -> None:
     raised = raised_by(without_lines(fail))
     at, nowhere = lines(raised)
-    assert nowhere is None
+    assert nowhere in (None, -1)
     number_frames(raised)
     assert lines(raised) == [at, fail.__code__.co_firstlineno]
 
@@ -52,4 +52,4 @@ def test_what_led_to_it_is_numbered_too() -> None:
     raised.__context__ = raised_by(without_lines(fail))
     raised.__context__.__context__ = raised
     number_frames(raised)
-    assert None not in lines(raised.__context__)
+    assert not {None, -1} & set(lines(raised.__context__))
