@@ -1,8 +1,9 @@
 """Tracebacks that pytest can print.
 
 An exception raised by a signal handler (pytest-timeout's, say) may hit an instruction that belongs
-to no line, such as a loop's jump back. Such a frame's `tb_lineno` is None (-1 in the first releases of
-Python 3.11), and pytest, which counts from it, ends the whole run with an internal error instead of reporting the test.
+to no line, such as a loop's jump back. Such a frame's `tb_lineno` is None (-1 in the first releases
+of Python 3.11), and pytest, which counts from it, ends the whole run with an internal error instead
+of reporting the test.
 """
 
 from types import TracebackType
