@@ -92,11 +92,11 @@ class RequestParser:
         if data[:13] not in _GETS or self._wanted or self._buffer or self.error is not None:
             return None
         end = data.find(b"\r\n", 13)
-        if end < 0:
+        size = len(data) - end - 4
+        if end < 0 or not 0 < size < _SHORT:
             return None
         key = data[end + 2 : -2]
-        size = len(key)
-        if not 0 < size < _SHORT or data[13:end] != _HEADERS[size] or data[-2:] != b"\r\n":
+        if data[13:end] != _HEADERS[size] or data[-2:] != b"\r\n":
             return None
         return key if len(data) <= self._fast_bytes else None
 
