@@ -208,6 +208,13 @@ def main(arguments: Sequence[str]) -> int:
         action="store_true",
         help="the p99 of an honest client while hostile ones attack, beside a control run",
     )
+    parser.add_argument(
+        "--only",
+        action="append",
+        default=[],
+        metavar="WORDS",
+        help="of the attacks those with these words in their name; may be given several times",
+    )
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw it, too")
     options = parser.parse_args(arguments)
@@ -215,7 +222,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with _ended_like_ctrl_c(), console.status("") as status:
             if options.under_attack:
-                attacked = doors_attacked.run(options.seconds, status.update)
+                attacked = doors_attacked.run(options.seconds, options.only, status.update)
                 publish = partial(doors_attacked.publish, attacked, options.json)
             else:
                 outcome = run(options, status.update)

@@ -103,8 +103,24 @@ def measure(talk: Conversation, seconds: float) -> Served:
     return Served(took_ms[count // 2], took_ms[count * 99 // 100], count, refused)
 
 
-def run(seconds: float, progress: Callable[[str], None]) -> Result:
-    """All attacks in turn. Raises BenchFailed."""
+def chosen(only: Sequence[str]) -> Sequence[tuple[str, int]]:
+    """Door and number of the attacks whose names contain one of these words; of all when there are
+    none. Raises BenchFailed when there is no such attack.
+    """
+    found = [
+        (door, number)
+        for door, attacks in ATTACKS.items()
+        for number, attack in enumerate(attacks)
+        if not only or any(words in attack.name for words in only)
+    ]
+    if not found:
+        raise BenchFailed(f"no attack is called {' or '.join(only)}; without --only all are made")
+    return found
+
+
+def run(seconds: float, only: Sequence[str], progress: Callable[[str], None]) -> Result:
+    """The attacks in turn. Raises BenchFailed."""
+    attacks = chosen(only)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dabba-doors-")))
         progress("starting servers")
@@ -125,8 +141,7 @@ def run(seconds: float, progress: Callable[[str], None]) -> Result:
         alone = measure(talk, 2 * seconds)
         attacked = [
             _one(cluster, attacker, door, number, seconds=seconds, progress=progress)
-            for door, attacks in ATTACKS.items()
-            for number in range(len(attacks))
+            for door, number in attacks
         ]
         return Result(alone, attacked, seconds)
 

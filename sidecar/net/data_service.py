@@ -1,7 +1,7 @@
 """Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable
+from typing import cast
 
 from google.protobuf.message import DecodeError
 
@@ -169,18 +169,17 @@ class DataService:
         gather = _Gather(
             call, len(request.keys), pb.BatchGetResponse(), _get_result, session=session
         )
-        ops = [
-            Read(
-                request.keyspace or DEFAULT_KEYSPACE,
-                key,
-                level=request.consistency,
-                deadline=deadline,
-                done=gather.done,
-                tag=slot,
+        keyspace, level = request.keyspace or DEFAULT_KEYSPACE, request.consistency
+        keys, start = request.keys, self._core.read if session is None else session.read
+
+        def begin(slot: int) -> None:
+            start(
+                Read(
+                    keyspace, keys[slot], level=level, deadline=deadline, done=gather.done, tag=slot
+                )
             )
-            for slot, key in enumerate(request.keys)
-        ]
-        gather.begin(ops, self._core.read if session is None else session.read)
+
+        gather.begin(begin)
 
     def batch_write(self, call: Call, message: bytes) -> None:
         """BatchWrite: every item a write of its own, with an outcome of its own."""
@@ -200,22 +199,27 @@ class DataService:
         gather = _Gather(
             call, len(request.items), pb.BatchWriteResponse(), _write_result, session=session
         )
-        ops = [
-            Write(
-                request.keyspace or DEFAULT_KEYSPACE,
+        keyspace, level = request.keyspace or DEFAULT_KEYSPACE, request.consistency
+        items, start = request.items, self._core.write if session is None else session.write
+
+        def begin(slot: int) -> None:
+            item = items[slot]
+            puts = item.WhichOneof("change") == "put"
+            op = Write(
+                keyspace,
                 item.key,
-                item.put if item.WhichOneof("change") == "put" else None,
-                level=request.consistency,
+                item.put if puts else None,
+                level=level,
                 deadline=deadline,
                 done=gather.done,
-                expires_at_ms=item.expires_at_ms if item.WhichOneof("change") == "put" else 0,
+                expires_at_ms=item.expires_at_ms if puts else 0,
                 version=item.retry_version,
                 operation_id=item.operation_id,
                 tag=slot,
             )
-            for slot, item in enumerate(request.items)
-        ]
-        gather.begin(ops, self._core.write if session is None else session.write)
+            start(op)
+
+        gather.begin(begin)
 
     def transact(self, call: Call, message: bytes) -> None:
         """Transact: several keys written together."""
@@ -260,7 +264,7 @@ class DataService:
 class _Gather:
     """Collects the ends of a batch's operations and answers when the last is in."""
 
-    __slots__ = ("call", "encode", "left", "response", "results", "session", "turns")
+    __slots__ = ("call", "count", "encode", "left", "response", "results", "session", "turns")
 
     def __init__(
         self,
@@ -273,16 +277,16 @@ class _Gather:
     ) -> None:
         self.call = call
         self.session = session
-        self.left = count
+        self.count = self.left = count
         self.response = response
         self.encode = encode
         self.results: list[object] = [None] * count
         self.turns: Turns
 
-    def begin(self, ops: Sequence[Any], start: Callable[[Any], None]) -> None:
-        if not ops:
+    def begin(self, start: Callable[[int], None]) -> None:
+        if not self.count:
             self._respond()
-        self.turns = Turns(ops, start)
+        self.turns = Turns(self.count, start)
         self.turns.begin()
 
     def done(self, op: Read | Write) -> None:
@@ -291,16 +295,20 @@ class _Gather:
             self.left -= len(self.turns.stop())
             self._ended(op)
         elif self.turns.value_bytes + size > MAX_BATCH_BYTES:
-            for late in (op, *self.turns.stop()):
-                late.error = _answer_too_large()
-                self._ended(late)
+            op.error = _answer_too_large()
+            for slot in self.turns.stop():
+                self._give(slot, op)
+            self._ended(op)
         else:
             self._ended(op)
         self.turns.ended(size)
 
-    def _ended(self, op: Read | Write) -> None:
-        self.results[op.tag] = self.encode(op)
+    def _give(self, slot: int, op: Read | Write) -> None:
+        self.results[slot] = self.encode(op)
         self.left -= 1
+
+    def _ended(self, op: Read | Write) -> None:
+        self._give(op.tag, op)
         if self.left:
             return
         if self.call.cancelled:

@@ -20,9 +20,10 @@ from sidecar.wire.http2_limits import Counters
 SWEEP_S: Final = 1.0
 SWEEPS_TO_CLOSE: Final = 10
 WRITE_HIGH_BYTES: Final = 512 * 1024
-# What one client may take of one turn of the loop, looked at after each slice of its bytes.
+# What one client may take of one turn of the loop, looked at after each slice of its bytes. Slices
+# become smaller where bytes are dear: 16 KiB may be eight requests of 400 fields, 2 ms each.
 LONG_TURN_NS: Final = 2_000_000
-SLICE_BYTES: Final = 16 * 1024
+LEAST_SLICE_BYTES, FIRST_SLICE_BYTES, MOST_SLICE_BYTES = 1024, 4 * 1024, 16 * 1024
 
 
 class GrpcDoor:
@@ -110,6 +111,7 @@ class _DoorConnection(asyncio.Protocol):
         self._grpc: GrpcConnection | None = None
         self._sweeps_since_finished = 0
         self._unread = b""  # received, for the next turn of the loop
+        self._slice_bytes = FIRST_SLICE_BYTES
 
     # What the transport calls.
 
@@ -132,14 +134,16 @@ class _DoorConnection(asyncio.Protocol):
             self._http.drain(self._clock())
 
     def data_received(self, data: bytes) -> None:
-        if len(data) > SLICE_BYTES or self._unread:
+        if len(data) > self._slice_bytes or self._unread:
             self._read_slices(self._unread + data)
             return
         clock = self._clock
         began_ns = clock()
         self._http.receive(data, began_ns)
         self._flush()
-        if clock() - began_ns > LONG_TURN_NS:
+        took_ns = clock() - began_ns
+        if took_ns > LONG_TURN_NS:
+            self._fit_slices(took_ns)
             self._rest()
 
     def _read_slices(self, data: bytes) -> None:
@@ -148,13 +152,22 @@ class _DoorConnection(asyncio.Protocol):
         began_ns = now_ns = clock()
         at = 0
         while at < len(data) and now_ns - began_ns <= LONG_TURN_NS:
-            self._http.receive(data[at : at + SLICE_BYTES], now_ns)
-            at += SLICE_BYTES
+            before_ns, end = now_ns, at + self._slice_bytes
+            self._http.receive(data[at:end], before_ns)
+            at = end
             now_ns = clock()
+            self._fit_slices(now_ns - before_ns)
         self._unread = data[at:]
         self._flush()
         if now_ns - began_ns > LONG_TURN_NS:
             self._rest()
+
+    def _fit_slices(self, took_ns: int) -> None:
+        """The last one took so long."""
+        if took_ns > LONG_TURN_NS // 2:
+            self._slice_bytes = max(LEAST_SLICE_BYTES, self._slice_bytes // 2)
+        elif took_ns < LONG_TURN_NS // 8:
+            self._slice_bytes = min(MOST_SLICE_BYTES, self._slice_bytes * 2)
 
     def _rest(self) -> None:
         """Others first: the loop reads one socket while there is anything in it, 8 MB a turn, and a

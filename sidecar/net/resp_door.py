@@ -21,13 +21,14 @@ from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
 from sidecar.redis.permits import is_stranger
 from sidecar.redis.plain_gets import PlainGets
-from sidecar.redis.session import LARGE_REPLY_BYTES, Door, Session
+from sidecar.redis.session import LARGE_REPLY_BYTES, LONG_TURN_S, Door, Session
 from sidecar.redis.table import command_table
 from sidecar.rights import STRANGER, Rights
 from sidecar.wire import resp_reply as resp
 
 _BACKLOG = 1024  # connections that the kernel holds for us
 _SWEEP_S = 1.0
+_LEAST_TURN_S = 0.0002  # of one client; below that more is spent on taking turns
 
 
 def wall_clock_ms() -> int:
@@ -63,7 +64,7 @@ class RespConnection(asyncio.Protocol):
         if self._door.plain_gets.take(session, data, now):
             return
         session.feed(data, now)
-        if session.backlog or session.held_bytes or session.parser.in_command:
+        if session.backlog or session.unread or session.held_bytes or session.parser.in_command:
             self._door.received_part(self, session)
 
     def eof_received(self) -> bool:
@@ -104,7 +105,8 @@ class RespConnection(asyncio.Protocol):
 class RespDoor:
     """Listens for Redis clients and answers them from `coordinator`.
 
-    `clock` gives Unix milliseconds (for expiries); deadlines are loop time.
+    `clock` gives Unix milliseconds (for expiries); deadlines are loop time; `stopwatch` gives
+    seconds that pass within a turn of the loop.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class RespDoor:
         limits: RespLimits | None = None,
         clock: WallClock = wall_clock_ms,
         rights: Rights | None = None,
+        stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.limits = limits if limits is not None else RespLimits()
         self._loop = asyncio.get_running_loop()
@@ -125,6 +128,7 @@ class RespDoor:
             wake=self.wake,
             monotonic=self.now,
             rights=rights,
+            stopwatch=stopwatch,
         )
         self._door.permits.settled = self._bound_output
         self.plain_gets = PlainGets(self._door, self._loop.call_soon, self._answer)
@@ -133,6 +137,7 @@ class RespDoor:
         # Why the client of a connection may not come in; empty: it may.
         self.refusal: Callable[[asyncio.BaseTransport], str] = lambda _transport: ""
         self._dirty: list[Session] = []
+        self._went_on = 0  # connections that worked off what had waited, in this turn
         self._paused: set[RespConnection] = set()  # who does not read fast enough
         self._sweep: asyncio.TimerHandle | None = None
         self._empty = asyncio.Event()
@@ -262,7 +267,7 @@ class RespDoor:
         held = session.parser.held_bytes
         if held or session.held_bytes:
             self._hold(connection, session, held, self.now())
-        if session.backlog:
+        if session.blocked:
             self.regulate(connection, session)
 
     def wake(self, session: Session) -> None:
@@ -284,6 +289,13 @@ class RespDoor:
                 connection.transport.write(data)
             if session.backlog or session.closing or connection.reading_paused:
                 self._after_flush(connection, session)
+        if self._went_on or self._door.turn_s < LONG_TURN_S:
+            self._share_turns()
+
+    def _share_turns(self) -> None:
+        """Many floods at once are to take no more of a turn than one, as far as that goes."""
+        self._door.turn_s = max(_LEAST_TURN_S, LONG_TURN_S / max(1, self._went_on))
+        self._went_on = 0
 
     def _answer(self, session: Session, reply: bytes) -> None:
         """Send the only reply that `session` owes its client. What it was sent before has left: the
@@ -305,8 +317,10 @@ class RespDoor:
         if transport.get_write_buffer_size() > self.limits.output_hard_bytes:
             self.cut_off(connection)
             return
-        if session.backlog:
+        if session.backlog or session.unread:
+            self._went_on += 1
             session.advance(self.now())
+            self.received_part(connection, session)
         if session.finished:
             # What is unsent now has as long as any slow reader; then the sweep cuts it off.
             connection.paused_since = connection.paused_since or self.now()

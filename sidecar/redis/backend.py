@@ -35,7 +35,8 @@ class Backend(Protocol):
     def write(self, op: Write, /) -> None: ...
 
     def check_read(self, op: Read, /) -> DataError | None:
-        """What `read` would refuse before it sends anything; None: nothing."""
+        """What `read` would refuse before it sends anything; None: nothing. It judges the keyspace
+        and the size of the key."""
 
     def check_write(self, op: Write, /) -> DataError | None:
         """What `write` would refuse before it sends anything; None: nothing."""

@@ -18,15 +18,18 @@ class Owner(Protocol):
 
 
 class Gather:
-    """Operations counted down; then `encode` makes one reply of `ops`.
+    """Operations counted down; then `encode` makes one reply of `ops`, which are those begun.
 
     `too_large`: the values passed `most_bytes`; the rest was not asked for.
     """
 
     __slots__ = (
+        "_make",
         "_most_bytes",
         "_owner",
+        "_start",
         "_turns",
+        "count",
         "encode",
         "keeps_values",
         "left",
@@ -40,7 +43,10 @@ class Gather:
     ) -> None:
         self._owner = owner
         self._most_bytes = most_bytes
+        self._make: Callable[[int], Any]
+        self._start: Callable[[Any], None]
         self._turns: Turns
+        self.count = 0
         self.encode = encode
         self.keeps_values = True  # False: `encode` asks of a record only whether it is there
         self.ops: list[Any] = []
@@ -48,11 +54,18 @@ class Gather:
         self.tag: bytes | None = None
         self.too_large = False
 
-    def begin(self, start: Callable[[Any], None]) -> None:
-        """Hands `ops` to `start`, which may answer at once, as earlier ones end."""
-        self.left = len(self.ops)
-        self._turns = Turns(self.ops, start)
+    def begin(self, make: Callable[[int], Any], start: Callable[[Any], None]) -> None:
+        """Makes `count` operations and hands each to `start`, which may answer at once, as earlier
+        ones end."""
+        self.left = self.count
+        self._make, self._start = make, start
+        self._turns = Turns(self.count, self._begin_one)
         self._turns.begin()
+
+    def _begin_one(self, number: int) -> None:
+        op = self._make(number)
+        self.ops.append(op)
+        self._start(op)
 
     @property
     def half_begun(self) -> bool:

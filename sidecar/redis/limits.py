@@ -12,9 +12,9 @@ class RespLimits:
     bulk_bytes: int = 16 << 20  # one argument; a keyspace's own bound on values is usually lower
     query_bytes: int = 64 << 20  # one command that has not arrived whole
     door_query_bytes: int = 256 << 20  # all such commands of all connections
-    # Unanswered keys of one connection before its reading stops; also how many of its commands are
-    # dispatched before other connections get their turn.
-    in_flight: int = 1024
+    # Unanswered keys of one connection before its reading stops: others may have to wait for them
+    # at a replica. Also how many of its commands are dispatched in one turn, if time allows that.
+    in_flight: int = 256
     output_soft_bytes: int = 1 << 20  # unsent replies before reading and dispatching stop
     output_hard_bytes: int = 64 << 20  # unsent replies before the connection is closed
     door_output_bytes: int = 256 << 20  # of all connections whose replies pile up

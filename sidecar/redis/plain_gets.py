@@ -86,7 +86,9 @@ class PlainGets:
         session.last_command = b"GET"
         session.deadline = now + self._backend.default_timeout_ms * 0.001
         self._counters.bytes_in += len(data)
-        session.read_together(keys)
+        late = session.read_together(keys)
+        if late:
+            session.put_back(late)
         return True
 
     def _end_turn(self) -> None:

@@ -83,26 +83,27 @@ def _derive(session: Session, key: bytes, encode: ReadEncoder) -> None:
 
 def _read_many(session: Session, args: list[bytes], encode: GatherEncoder) -> None:
     keyspace, level, deadline = session.keyspace, session.level, session.deadline
-    ops = [Read(keyspace, key, level=level, deadline=deadline, done=_not_begun) for key in args[1:]]
+    keys = args[1:]
     check = session.door.backend.check_read
-    for op in ops:
-        error = check(op)
+    for key in (min(keys, key=len), max(keys, key=len)):  # it judges nothing else of a key
+        error = check(Read(keyspace, key, level=level, deadline=deadline, done=_not_begun))
         if error is not None:
-            note = f"none of the {len(ops)} keys was read" if len(ops) > 1 else ""
+            note = f"none of the {len(keys)} keys was read" if len(keys) > 1 else ""
             session.reply(session.failure(error, note))
             return
     gather = session.begin_gather(encode)
     gather.keeps_values = encode is _values
-    for op in ops:
-        op.done = gather.done
-    gather.ops = ops
-    session.start_gather(gather, session.read)
+
+    def make(number: int) -> Read:
+        return Read(keyspace, keys[number], level=level, deadline=deadline, done=gather.done)
+
+    session.start_gather(gather, len(keys), make, session.read)
     if not gather.half_begun:  # else all that follows waits anyway
-        session.reading.update(args[1:])
+        session.reading.update(keys)
 
 
 def _not_begun(op: Read) -> None:
-    """Replaced before the read begins."""
+    """Of a read that is only checked."""
 
 
 def _length(_session: Session, op: Read) -> bytes:

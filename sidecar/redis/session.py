@@ -6,6 +6,9 @@ waits in `pending` until those before it are answered; its `tag` becomes the rep
 
 A write waits until reads of its key that stand before it are answered, and what follows waits with
 it. A slow read asks one more owner, where the write may have arrived: it would tell the future.
+
+One connection takes little of a turn of the loop: what it sent beyond that waits, as bytes in
+`unread` and as commands in `backlog`, and reading stops meanwhile.
 """
 
 from collections import deque
@@ -27,7 +30,8 @@ from sidecar.redis.counters import RespCounters
 from sidecar.redis.gather import Gather
 from sidecar.redis.limits import RespLimits
 from sidecar.redis.permits import Permits, Table
-from sidecar.redis.waiting import Due, LoneGet, Ready, keys_read, last_read
+from sidecar.redis.slices import SLICE_BYTES, slices
+from sidecar.redis.waiting import Due, LoneGet, Ready, cancel_all, keys_read, last_read
 from sidecar.rights import STRANGER, Holder, Peer, Rights
 from sidecar.wire import resp_reply as resp
 
@@ -35,9 +39,10 @@ ReadEncoder = Callable[["Session", Read], bytes]
 GatherEncoder = Callable[["Session", Sequence[Any]], bytes]
 
 _READ = int(Family.READ)  # looking it up in an enum takes as long as counting
-_FIRST_IN_FLIGHT = 32  # until the size of replies is known
+_FIRST_IN_FLIGHT = 16  # until the size of replies is known
 _LEAST_IN_FLIGHT = 2
 LARGE_REPLY_BYTES = 4096  # alone in a turn, still worth a look at what may be under way
+LONG_TURN_S = 0.002  # what one client may take of a turn of the loop
 _MOST_READING = 4096  # keys of reads that are noted before answered ones are sorted out
 _LONGEST_NAME = 64  # no command's name is longer; what is longer is not even folded to upper case
 
@@ -51,7 +56,8 @@ class Door:
 
     __slots__ = (
         "backend", "commands", "counters", "draining", "held_bytes", "info", "limits", "next_id",
-        "permits", "sessions", "started_at", "wake", "walker", "wall_ms", "writing",
+        "permits", "sessions", "started_at", "stopwatch", "turn_s", "wake", "walker", "wall_ms",
+        "writing",
     )  # fmt: skip
 
     def __init__(
@@ -63,8 +69,11 @@ class Door:
         wall_ms: WallClock,
         wake: Callable[["Session"], None],
         monotonic: Callable[[], float],
+        stopwatch: Callable[[], float],
         rights: Rights | None = None,
     ) -> None:
+        self.stopwatch = stopwatch  # seconds; unlike the loop's time it runs within a turn
+        self.turn_s = LONG_TURN_S
         self.backend = backend
         self.walker = Scanner(backend, monotonic)
         self.commands = commands
@@ -87,54 +96,14 @@ class Session:
     """One connection. `now` is loop time in seconds throughout."""
 
     __slots__ = (
-        "address",
-        "awaited",
-        "backlog",
-        "bound",
-        "closing",
-        "created_at",
-        "db",
-        "deadline",
-        "dirty",
-        "dispatch",
-        "door",
-        "gathering",
-        "gets",
-        "held_bytes",
-        "held_since",
-        "holder",
-        "id",
-        "in_flight_limit",
-        "keyspace",
-        "last_at",
-        "last_command",
-        "level",
-        "library",
-        "library_version",
-        "local_address",
-        "lone",
-        "muted",
-        "name",
-        "nil",
-        "on_derived",
-        "on_modified",
-        "on_value",
-        "on_write",
-        "out",
-        "output_paused",
-        "parser",
-        "peer",
-        "pending",
-        "proof",
-        "read",
-        "read_batch",
-        "reading",
-        "shell",
-        "tokens",
-        "version",
-        "write",
-        "write_level",
-    )
+        "address", "awaited", "backlog", "bound", "closing", "created_at", "db", "deadline",
+        "dirty", "dispatch", "door", "gathering", "gets", "held_bytes", "held_since", "holder",
+        "id", "in_flight_limit", "keyspace", "last_at", "last_command", "level", "library",
+        "library_version", "local_address", "lone", "muted", "name", "nil", "on_derived",
+        "on_modified", "on_value", "on_write", "out", "output_paused", "parser", "peer", "pending",
+        "proof", "read", "read_batch", "reading", "shell", "tokens", "turn_ends", "unread",
+        "version", "write", "write_level",
+    )  # fmt: skip
 
     def __init__(
         self, door: Door, now: float, address: str = "", local: str = "", *, peer: Peer = STRANGER
@@ -156,7 +125,9 @@ class Session:
         self.on_derived = self._on_derived
         self.on_write = self._on_write
         self.on_modified = self._on_modified
+        self.unread: deque[bytes] = deque()  # received, and not yet parsed
         self.backlog: deque[list[bytes]] = deque()  # parsed, and not yet dispatched
+        self.turn_ends = 0.0  # by the stopwatch
         self.pending: deque[Read | Write | Modify | Scan | Count | Gather | Ready | ReadBatch] = (
             deque()
         )
@@ -237,14 +208,19 @@ class Session:
         if self.closing:
             return
         parser, door = self.parser, self.door
-        commands = parser.feed(data)
         self.last_at = now
+        self.turn_ends = door.stopwatch() + door.turn_s
         door.counters.bytes_in += len(data)
+        if len(data) > SLICE_BYTES or self.unread:
+            self.unread.extend(slices(data))
+            self._go_on(now)
+            return
+        commands = parser.feed(data)
         if commands:
             self.held_since = now
         if self.backlog or len(commands) > self._room():
             self.backlog.extend(commands)
-            self.advance(now)
+            self._go_on(now)
             return
         self.deadline = now + door.backend.default_timeout_ms * 0.001
         self._run(commands)
@@ -252,26 +228,45 @@ class Session:
             self._protocol_error()  # after QUIT it is nobody's
 
     def advance(self, now: float) -> None:
-        """Dispatch what had to wait, as far as there is room."""
-        backlog = self.backlog
-        if backlog and not self.output_paused:
-            room = min(self._room(), len(backlog))
-            if room > 0:
+        """Dispatch what had to wait, as far as there is room, for one more turn."""
+        self.turn_ends = self.door.stopwatch() + self.door.turn_s
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        backlog, unread, parser = self.backlog, self.unread, self.parser
+        worked = bool(backlog)
+        while not self.output_paused:
+            if backlog:
+                room = min(self._room() - len(self.out), len(backlog))
+                if room <= 0:
+                    break
                 self.deadline = now + self.door.backend.default_timeout_ms * 0.001
                 self._run([backlog.popleft() for _ in range(room)])
                 self.mark_dirty()  # or a backlog of commands that need no replica would rest here
-        if not backlog and self.parser.error is not None and not self.closing:
+            if backlog or not unread:
+                break
+            if worked and self._turn_is_over():
+                self.mark_dirty()
+                break
+            worked = True
+            backlog += parser.feed(unread.popleft())
+            if backlog:
+                self.held_since = now
+        if not backlog and parser.error is not None and not self.closing:
             self._protocol_error()
+
+    def _turn_is_over(self) -> bool:
+        return self.door.stopwatch() >= self.turn_ends
 
     @property
     def blocked(self) -> bool:
         """Whether reading has to stop: too much is under way, or unsent."""
-        return self.output_paused or bool(self.backlog)
+        return self.output_paused or bool(self.backlog or self.unread)
 
     @property
     def finished(self) -> bool:
         """Whether a closing connection has nothing left to say."""
-        return self.closing and not self.pending and not self.out and not self.backlog
+        return self.closing and not (self.pending or self.out or self.backlog or self.unread)
 
     def _room(self) -> int:
         if self.awaited is not None:
@@ -285,6 +280,7 @@ class Session:
             self._dispatch(iter(commands))
         except ConversationOverError:
             self.backlog.clear()
+            self.unread.clear()
             self.closing = True
             self.mark_dirty()
         if commands and len(commands[-1][0]) <= _LONGEST_NAME:
@@ -297,17 +293,26 @@ class Session:
                 keys.append(args[1])
                 continue
             if keys:
-                self.read_together(keys)
+                if late := self.read_together(keys):
+                    self.put_back([*late, args, *rest])
+                    return
                 keys = []
             if self.reading and self._overtakes(args):
-                self.backlog.extendleft(reversed([args, *rest]))
+                self.put_back([args, *rest])
                 return
             self._call(args)
-            if self.awaited is not None:
-                self.backlog.extendleft(reversed(list(rest)))
+            if self.awaited is not None or self._turn_is_over():
+                self.put_back(list(rest))
                 return
         if keys:
-            self.read_together(keys)
+            self.put_back(self.read_together(keys))
+
+    def put_back(self, commands: list[list[bytes]]) -> None:
+        """They wait for what is under way, or for the next turn."""
+        if commands:
+            self.backlog.extendleft(reversed(commands))
+            if self.awaited is None:
+                self.mark_dirty()
 
     def _overtakes(self, args: list[bytes]) -> bool:
         """Whether the command writes a key of which a read before it is not answered."""
@@ -331,21 +336,27 @@ class Session:
         else:
             self.fail(replies.wrong_arity(args[0].decode("ascii").lower()))
 
-    def read_together(self, keys: list[bytes]) -> None:
-        """As one batch, unless there is something odd about them."""
+    def read_together(self, keys: list[bytes]) -> list[list[bytes]]:
+        """As one batch, unless there is something odd about them; the GETs for which there is no
+        time are given back."""
         count = len(keys)
-        self.door.counters.calls[_READ] += count
         self.reading.update(keys)
         if not self.muted and self.tokens is None:
             batch = ReadBatch(self, self.keyspace, keys, self.level, self.deadline)
             self.pending.append(batch)
             self.gathering += count
             if self.read_batch(batch):
-                return
+                self.door.counters.calls[_READ] += count
+                return []
             self.pending.pop()
             self.gathering -= count
-        for key in keys:
+        turn_ends = self.door.stopwatch() + self.door.turn_s
+        for at, key in enumerate(keys):
+            if at and self.door.stopwatch() >= turn_ends:
+                return [[b"GET", late] for late in keys[at:]]
+            self.door.counters.calls[_READ] += 1
             self.read_value(key)
+        return []
 
     def read_value(self, key: bytes) -> None:
         """One GET by itself."""
@@ -481,24 +492,31 @@ class Session:
             self.release()
 
     def begin_gather(self, encode: GatherEncoder) -> Gather:
-        """A place in the order of replies for a command on many keys. Fill `ops`, then call
-        `start_gather`."""
+        """A place in the order of replies for a command on many keys, for `start_gather`."""
         gather = Gather(self, None if self.muted else encode, self.door.limits.output_hard_bytes)
         if self.muted:
             self._swallow()
         return gather
 
-    def start_gather(self, gather: Gather, start: Callable[[Any], None]) -> None:
-        """Hand all operations of `gather` to `start`, which may answer at once."""
-        self.gathering += len(gather.ops)
+    def start_gather(
+        self,
+        gather: Gather,
+        count: int,
+        make: Callable[[int], Any],
+        start: Callable[[Any], None],
+    ) -> None:
+        """Hand all operations of `gather`, as `make` gives them by their number, to `start`, which
+        may answer at once."""
+        gather.count = count
+        self.gathering += count
         self.pending.append(gather)
-        gather.begin(start)
+        gather.begin(make, start)
         if gather.half_begun:  # what follows would come before its other half
             self.awaited = gather
 
     def gathered(self, gather: Gather) -> None:
         """All operations of `gather` have ended, or will not be begun."""
-        self.gathering -= len(gather.ops)
+        self.gathering -= gather.count
         if gather.encode is None:
             gather.tag = b""
         elif gather.too_large:
@@ -565,7 +583,7 @@ class Session:
 
     def _bound_in_flight(self, reply_bytes: int) -> None:
         """Let no more be under way than fits the output bound twice over, going by the sizes just
-        seen: 1,024 replies of 1 MiB would be a gigabyte for a reader who is merely slow."""
+        seen: 256 replies of 16 MiB would be gigabytes for a reader who is merely slow."""
         limits = self.door.limits
         fitting = 2 * limits.output_soft_bytes // (reply_bytes + 1)
         self.in_flight_limit = max(_LEAST_IN_FLIGHT, min(limits.in_flight, fitting))
@@ -573,21 +591,8 @@ class Session:
     def forget(self) -> None:
         """The connection is gone: what is under way ends unheard."""
         self.closing = True
-        cancel = self.door.backend.cancel
-        for waiting in self.pending:
-            if isinstance(waiting, Gather):
-                for op in waiting.ops:
-                    cancel(op)
-            elif isinstance(waiting, Scan | Count):
-                waiting.done = _unheard
-            elif isinstance(waiting, ReadBatch):
-                waiting.cancel()
-            elif not isinstance(waiting, Ready):
-                cancel(waiting)
+        cancel_all(self.pending, self.door.backend.cancel)
+        self.unread.clear()
         self.backlog.clear()
         self.pending.clear()
         self.out.clear()
-
-
-def _unheard(_op: object) -> None:
-    """Who waited for it is gone."""

@@ -6,8 +6,10 @@ Single operations, batches and gathers wait as they are; the rest is here.
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from sidecar.core.count import Count
 from sidecar.core.fast_lane import Asker, ReadBatch
 from sidecar.core.operation import Read
+from sidecar.core.scan import Scan
 from sidecar.redis.gather import Gather
 
 
@@ -46,6 +48,24 @@ class Due(Ready):
     def tag(self) -> bytes:  # type: ignore[override]
         """The reply, as of now."""
         return self.make()
+
+
+def cancel_all(pending: Iterable[Any], cancel: Callable[[Any], None]) -> None:
+    """Nobody waits for them any more: what is under way ends unheard."""
+    for waiting in pending:
+        if isinstance(waiting, Gather):
+            for op in waiting.ops:
+                cancel(op)
+        elif isinstance(waiting, Scan | Count):
+            waiting.done = _unheard
+        elif isinstance(waiting, ReadBatch):
+            waiting.cancel()
+        elif not isinstance(waiting, Ready):
+            cancel(waiting)
+
+
+def _unheard(_op: object) -> None:
+    """Who waited for it is gone."""
 
 
 def last_read(keys: set[bytes], pending: Iterable[object]) -> object | None:

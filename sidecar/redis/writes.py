@@ -150,26 +150,25 @@ def _start(session: Session, key: bytes, value: bytes | None, expires_at_ms: int
 def _write_many(session: Session, items: list[tuple[bytes, bytes | None]]) -> None:
     """All of them, unless one is wrong in itself: then none, and nothing is written halfway."""
     keyspace, level, deadline = session.keyspace, session.write_level, session.deadline
-    ops = [
-        Write(keyspace, key, value, level=level, deadline=deadline, done=_not_begun)
-        for key, value in items
-    ]
     check = session.door.backend.check_write
-    for op in ops:
-        error = check(op)
+    checked = Write(keyspace, b"", None, level=level, deadline=deadline, done=_not_begun)
+    for checked.key, checked.value in items:
+        error = check(checked)
         if error is not None:
-            note = f"none of the {len(ops)} keys was written" if len(ops) > 1 else ""
+            note = f"none of the {len(items)} keys was written" if len(items) > 1 else ""
             session.reply(session.failure(error, note))
             return
     gather = session.begin_gather(_written if items[0][1] is not None else _deleted)
-    for op in ops:
-        op.done = gather.done
-    gather.ops = ops
-    session.start_gather(gather, session.write)
+
+    def make(number: int) -> Write:
+        key, value = items[number]
+        return Write(keyspace, key, value, level=level, deadline=deadline, done=gather.done)
+
+    session.start_gather(gather, len(items), make, session.write)
 
 
 def _not_begun(op: Write) -> None:
-    """Replaced before the write begins."""
+    """Of a write that is only checked."""
 
 
 def _written(session: Session, ops: Sequence[Write]) -> bytes:

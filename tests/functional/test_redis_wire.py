@@ -7,6 +7,7 @@ import resource
 import socket
 import stat
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +26,9 @@ from tests.support.redis_door import RunningDoor, running_door
 
 DEADLINE_S = 10.0
 ONCE = Retry(NoBackoff(), 0)
+# Small, and about half a millisecond of work.
+DEAR = packed("MGET", *["k"] * 100)
+DEAR_REPLY = b"*100\r\n" + b"$-1\r\n" * 100
 
 
 @pytest.fixture
@@ -332,7 +336,10 @@ def test_unsent_replies_beyond_the_hard_bound_end_the_connection(tmp_path: Path)
     with running_door(tmp_path, limits) as door, connect(door) as slow:
         slow.sendall(packed("SET", "big", b"v" * 1_000_000))
         assert read_exactly(slow, 5) == b"+OK\r\n"
+        door.call(door.coordinator.hold)
         slow.sendall(packed("GET", "big") * 30)
+        eventually(lambda: bool(door.coordinator.held))
+        door.call(door.coordinator.release)  # one turn's replies
         eventually(lambda: door.door.counters.closed_output == 1)
         eventually(lambda: door.door.connections == 0)
 
@@ -420,6 +427,49 @@ def test_a_flood_on_one_connection_does_not_starve_another(door: RunningDoor) ->
         quiet.sendall(packed("PING"))
         assert read_exactly(quiet, 7) == b"+PONG\r\n"
         assert time.monotonic() - began < 5
+
+
+def test_dear_commands_of_one_connection_wait_for_the_turns_of_others(door: RunningDoor) -> None:
+    with connect(door) as loud, connect(door) as quiet:
+        loud.sendall(packed("PING") * 5)
+        assert read_exactly(loud, 35) == b"+PONG\r\n" * 5
+        stopped = threading.Event()
+        door.loop.call_soon_threadsafe(stopped.wait, DEADLINE_S)
+        sending = threading.Thread(target=loud.sendall, args=(DEAR * 500,))
+        sending.start()
+        eventually(lambda: _unread_bytes(door, loud) > 50 * len(DEAR))
+        quiet.sendall(packed("INFO", "stats"))
+        stopped.set()
+        served = int(quiet.recv(65_536).split(b"total_commands_processed:")[1].split(b"\r")[0])
+        assert 5 < served < 40
+        assert read_exactly(loud, 500 * len(DEAR_REPLY)) == DEAR_REPLY * 500
+        sending.join(DEADLINE_S)
+
+
+def _unread_bytes(door: RunningDoor, client: socket.socket) -> int:
+    """What `client` has sent and the door has not read, where its loop stands still."""
+    port = client.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        ends = int(local.rpartition(":")[2], 16), int(remote.rpartition(":")[2], 16)
+        if ends == (door.port, port):
+            return int(queues.rpartition(":")[2], 16)
+    return 0
+
+
+def test_a_drain_answers_what_was_cut_into_turns(door: RunningDoor) -> None:
+    with connect(door) as sock:
+        sock.sendall(DEAR * 50)
+        eventually(lambda: door.door.counters.bytes_in == 50 * len(DEAR))
+        door.run(door.door.drain(DEADLINE_S))
+        assert read_to_end(sock) == DEAR_REPLY * 50
+
+
+def test_a_client_that_half_closes_gets_the_answers_of_a_long_pipeline(door: RunningDoor) -> None:
+    with connect(door) as sock:
+        sock.sendall(DEAR * 300)
+        sock.shutdown(socket.SHUT_WR)
+        assert read_to_end(sock) == DEAR_REPLY * 300
 
 
 def test_a_protocol_error_is_answered_then_closed(door: RunningDoor) -> None:

@@ -30,6 +30,18 @@ class Clock:
 
 
 @dataclass
+class Stopwatch:
+    """Seconds that stand still, or pass with every look at them: each command takes one."""
+
+    look_s: float = 0.0
+    now_s: float = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += self.look_s
+        return self.now_s
+
+
+@dataclass
 class Conversation:
     """One connection to a door over an in-memory coordinator with keyspaces `default`, `other`."""
 
@@ -38,6 +50,7 @@ class Conversation:
     now: float = 100.0
     rights: Rights | None = None
     peer: Peer = STRANGER
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
 
     def __post_init__(self) -> None:
         self.coordinator = MemoryCoordinator({0: "default", 1: "other"}, self.clock)
@@ -50,6 +63,7 @@ class Conversation:
             wake=self._wake,
             monotonic=lambda: self.now,
             rights=self.rights,
+            stopwatch=self.stopwatch,
         )
         self._soon: list[Callable[[], None]] = []
         self.plain_gets = PlainGets(self.door, self._soon.append, self._answer)
@@ -90,13 +104,16 @@ class Conversation:
     def take(self) -> bytes:
         """What is due now, as the door would fetch it turn by turn until nothing changes."""
         taken = [self.session.take_output()]
-        while self.session.backlog and not self.session.output_paused:
+        while (self.session.backlog or self.session.unread) and not self.session.output_paused:
+            waiting = self._waiting()
             self.session.advance(self.now)
-            data = self.session.take_output()
-            if not data:
+            taken.append(self.session.take_output())
+            if self._waiting() == waiting:
                 break
-            taken.append(data)
         return b"".join(taken)
+
+    def _waiting(self) -> tuple[int, int]:
+        return len(self.session.unread), len(self.session.backlog)
 
     def _wake(self, _session: Session) -> None:
         self.woken += 1

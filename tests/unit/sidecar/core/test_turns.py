@@ -20,7 +20,7 @@ class Store:
 def run(count: int, value_bytes: int) -> tuple[list[int], int]:
     """The order in which all were begun, and the most at once after the first had ended."""
     store = Store()
-    turns = Turns(range(count), store)
+    turns = Turns(count, store)
     turns.begin()
     first = len(store.under_way)
     most = 0
@@ -52,14 +52,14 @@ def test_answers_that_come_at_once_do_not_go_deeper() -> None:
         begun.append(op)
         turns.ended(0)
 
-    turns = Turns(range(100_000), at_once)
+    turns = Turns(100_000, at_once)
     turns.begin()
     assert begun == list(range(100_000))
 
 
 def test_what_is_stopped_is_not_begun() -> None:
     store = Store()
-    turns = Turns(range(100), store)
+    turns = Turns(100, store)
     turns.begin()
     assert list(turns.stop()) == list(range(64, 100))
     for _ in range(64):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from sidecar.net.grpc_door import GrpcDoor
+from sidecar.net.grpc_door import LONG_TURN_NS, GrpcDoor
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes
 from sidecar.wire.http2_limits import SECOND_NS
@@ -184,6 +184,44 @@ class Recorded(asyncio.Transport):
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         pass
+
+
+class SlowClock:
+    """Nanoseconds; a hundredth of a turn for each call that was begun, as if it took that long."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.now_ns = 0
+
+    def __call__(self) -> int:
+        self.now_ns += self.calls * LONG_TURN_NS // 10
+        self.calls = 0
+        return self.now_ns
+
+
+def test_a_client_whose_bytes_are_dear_is_read_in_smaller_slices(run: Callable[..., Any]) -> None:
+    async def scenario() -> None:
+        clock = SlowClock()
+        begun: list[Call] = []
+
+        def handle(call: Call, message: bytes) -> None:
+            begun.append(call)
+            clock.calls += 1
+            call.respond(b"")
+
+        door = GrpcDoor(GrpcRoutes({b"/t.T/Echo": handle}), GrpcLimits(), clock)
+        connection = door()
+        connection.connection_made(Recorded())
+        per_turn = []
+        connection.data_received(HELLO + b"".join(call(stream) for stream in range(1, 1_001, 2)))
+        while len(begun) < 500:
+            before = len(begun)
+            await asyncio.sleep(0)
+            per_turn.append(len(begun) - before)
+        assert max(per_turn[5:]) <= 10 + 1024 // len(call(1))
+        connection.connection_lost(None)
+
+    run(scenario())
 
 
 def test_all_answers_of_one_turn_are_one_write(run: Callable[..., Any]) -> None:

@@ -98,7 +98,7 @@ def test_large_replies_lower_what_may_be_under_way(talk: Conversation) -> None:
     talk.send("SET", "big", b"v" * 200_000)
     talk.send_bytes(packed("GET", "big") * 5)
     large = talk.session.in_flight_limit
-    assert large < 32
+    assert large < 16
     talk.send_bytes(packed("PING") * 5)
     assert talk.session.in_flight_limit == talk.limits.in_flight
 
@@ -115,7 +115,7 @@ def test_a_new_connection_has_little_under_way_until_replies_have_a_size(
 ) -> None:
     talk.coordinator.hold()
     talk.session.feed(packed("GET", "a") * 500, talk.now)
-    assert len(talk.session.pending) == 32
+    assert len(talk.session.pending) == 16
 
 
 def test_commands_before_a_protocol_error_are_answered_then_it_is_then_the_end(
