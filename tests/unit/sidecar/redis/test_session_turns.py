@@ -85,6 +85,15 @@ def test_reads_by_themselves_are_cut_too() -> None:
     assert taken == echoes(20) + PONG
 
 
+def test_a_pipeline_of_plain_reads_is_cut_too() -> None:
+    talk = slow()
+    for at in range(10):
+        talk.send("SET", f"k{at}", str(at))
+    talk.feed(b"".join(packed("GET", f"k{at}") for at in range(10)))
+    assert talk.session.take_output() == echoes(3)
+    assert talk.take() == echoes(10)[len(echoes(3)) :]
+
+
 def test_reads_cut_off_before_a_write_stay_before_it() -> None:
     talk = slow()
     talk.send("SET", "a", "old")
