@@ -106,6 +106,8 @@ def decode_settings(path: str, raw: bytes) -> dict[str, object]:
     except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         kind = "a JSON object" if path.endswith(".json") else "TOML"
         raise ValueError(f"is not {kind}: {error}") from None
+    except RecursionError:
+        raise ValueError("is nested too deep to be settings") from None
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, object]:

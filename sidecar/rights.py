@@ -181,7 +181,8 @@ def _digest(name: str, number: int, text: str) -> bytes:
         digest = bytes.fromhex(text)
     except ValueError:
         digest = b""
-    if len(text) != 2 * hashlib.sha256().digest_size or not digest:
+    # fromhex takes spaces too.
+    if len(text) != 2 * len(digest) or len(digest) != hashlib.sha256().digest_size:
         raise RightsError(
             f"tokens_sha256[{number}] of application {name!r} is no SHA-256 in 64 hexadecimal"
             f" digits; make it with: {_HOW_TO}"
@@ -199,7 +200,7 @@ def _uid(name: str, user: str | int, uid_of: Callable[[str], int]) -> int:
         return user
     try:
         return uid_of(user)
-    except KeyError:
+    except (KeyError, ValueError):  # what can be no name of a user is a ValueError
         raise RightsError(
             f"unix user {user!r} of application {name!r} is not known on this host;"
             " create it, or give its number"

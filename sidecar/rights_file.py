@@ -12,7 +12,7 @@ import structlog
 
 from sidecar.config import ConfigError, SidecarConfig, decode_settings
 from sidecar.rights import Rights, RightsError, parse_rights
-from sidecar.watched_files import stamp_of
+from sidecar.watched_files import Stamp, stamp_of
 
 _MOST_BYTES: Final = 1 << 20
 
@@ -25,7 +25,7 @@ class RightsFile:
     def __init__(self, config: SidecarConfig) -> None:
         self._config = config
         self.problem = ""
-        self._stamp = stamp_of([config.rights_file])
+        self._stamp: Stamp = stamp_of([config.rights_file])
         try:
             self.rights = self._read()
         except RightsError as error:
@@ -42,8 +42,11 @@ class RightsFile:
         try:
             self.rights = self._read()
         except RightsError as error:
-            self.problem = f"keeps the rights it had: {self._config.rights_file}: {error}"
-            log.error("rights_file can not be used", why=self.problem)
+            self._stamp = ()  # what was wrong may not be the file: it is looked at again
+            problem = f"keeps the rights it had: {self._config.rights_file}: {error}"
+            if problem != self.problem:
+                log.error("rights_file can not be used", why=problem)
+            self.problem = problem
             return False
         self.problem = ""
         log.info("rights_file read again", file=self._config.rights_file)

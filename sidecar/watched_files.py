@@ -43,9 +43,12 @@ async def keep_fresh(watched: Watched, changed: Callable[[], Any]) -> None:
     """Look at the files every second; `changed` is awaited when there is something new."""
     while True:
         await asyncio.sleep(LOOK_S)
-        if watched.reload():
-            try:
+        try:
+            if watched.reload():
                 await changed()
-            except OSError as error:  # the servers of before go on
-                watched.problem = f"new connections still get what was before: {error}"
-                log.exception("no server with the new files")
+        except OSError as error:  # the servers of before go on
+            watched.problem = f"new connections still get what was before: {error}"
+            log.exception("no server with the new files")
+        except Exception as error:  # who looks no more would never take a right away
+            watched.problem = f"what was before may be in force still: {type(error).__name__}"
+            log.exception("new files are not in force")

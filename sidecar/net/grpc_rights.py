@@ -31,6 +31,7 @@ _NEEDS: Final = {
 _SCHEME: Final = b"bearer "
 _HEADER: Final = b"authorization"
 _MOST_KNOWN: Final = 4096
+_MOST_KNOWN_BYTES: Final = 256  # of a header: spaces before a token could make it 16 KiB
 _GRANT: Final = "grant it in the sidecar's rights_file"
 
 
@@ -100,7 +101,7 @@ class GrpcRights:
         if header[: len(_SCHEME)].lower() != _SCHEME:
             return None
         found = self._rights.by_digest(token_digest(header[len(_SCHEME) :].strip()))
-        if found is not None:
+        if found is not None and len(header) <= _MOST_KNOWN_BYTES:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
             self._known[peer, header] = found

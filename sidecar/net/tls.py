@@ -50,8 +50,11 @@ class Tls:
         try:
             self.pem, self.grpc, self.redis = self._read()
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            self.problem = f"keeps the certificate it had: {_sentence(self._config, error)}"
-            log.error("tls files can not be used", why=self.problem)
+            self._stamp = ()  # what was wrong may not be the files: they are looked at again
+            problem = f"keeps the certificate it had: {_sentence(self._config, error)}"
+            if problem != self.problem:
+                log.error("tls files can not be used", why=problem)
+            self.problem = problem
             return False
         self.problem = ""
         log.info("tls files read again", certificate=self._config.tls_cert)

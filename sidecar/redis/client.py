@@ -116,7 +116,7 @@ def describe(session: Session, now: float) -> str:
         "multi": -1,
         "qbuf": session.parser.held_bytes,
         "oll": len(session.pending),
-        "cmd": _shown_command(session.last_command),
+        "cmd": _shown_command(session),
         "user": session.holder.name if session.holder is not None else session.keyspace,
         "resp": session.version,
         "lib-name": session.library.decode("ascii"),
@@ -125,8 +125,10 @@ def describe(session: Session, now: float) -> str:
     return " ".join(f"{name}={value}" for name, value in facts.items()) + "\n"
 
 
-def _shown_command(name: bytes) -> str:
-    return name.decode("ascii").lower() if name and is_printable(name) else "NULL"
+def _shown_command(session: Session) -> str:
+    # Others read it: what is no command may be a token that was sent in the wrong place.
+    name = session.last_command.upper()
+    return name.decode("ascii").lower() if name in session.dispatch else "NULL"
 
 
 _SUBCOMMANDS = {

@@ -81,20 +81,28 @@ def hello(session: Session, args: list[bytes]) -> None:
     if problem is not None:
         session.fail(problem)
         return
+    if session.pending and version != session.version:
+        # What stands before it is answered as it was asked, and what follows as is agreed now.
+        session.reply_when_due(lambda: _greet(session, version))
+        session.awaited = session.pending[-1]
+    else:
+        session.reply(_greet(session, version))
+
+
+def _greet(session: Session, version: int) -> bytes:
+    """Speak this version from now on."""
     session.use_version(version)
-    session.reply(
-        resp.encode(
-            version,
-            {
-                b"server": b"dabbawala",
-                b"version": REDIS_VERSION.encode(),
-                b"proto": version,
-                b"id": session.id,
-                b"mode": b"standalone",
-                b"role": b"master",
-                b"modules": [],
-            },
-        )
+    return resp.encode(
+        version,
+        {
+            b"server": b"dabbawala",
+            b"version": REDIS_VERSION.encode(),
+            b"proto": version,
+            b"id": session.id,
+            b"mode": b"standalone",
+            b"role": b"master",
+            b"modules": [],
+        },
     )
 
 

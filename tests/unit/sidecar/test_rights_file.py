@@ -101,3 +101,46 @@ def test_grpcio_does_not_start_where_it_could_not_tell_users_apart(file: Path) -
         assert RightsFile(config(file, **fine)).problem == ""
     with pytest.raises(ConfigError, match="grpcio can not tell who is at the other end"):
         RightsFile(config(file, grpc_engine="grpcio", grpc_socket="/run/x"))
+
+
+def test_a_file_that_could_not_be_read_is_tried_again_though_it_did_not_change(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rights = RightsFile(config(file))
+    # As when the process has no file descriptor left: it is not the file that has to change.
+    real = Path.open
+
+    def refused(path: Path, *arguments: object) -> object:
+        raise OSError(24, "Too many open files")
+
+    rewrite(file, GOOD.replace("orders.example", "new.example"))
+    monkeypatch.setattr(Path, "open", refused)
+    assert not rights.reload()
+    assert "Too many open files" in rights.problem
+    monkeypatch.setattr(Path, "open", real)
+    assert rights.reload()
+    assert (names(rights), rights.problem) == ({"new.example"}, "")
+
+
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 100_000, GOOD + 'unix_users = ["a\\u0000b"]\n'], ids=["deep", "NUL"]
+)
+def test_no_file_ends_the_looking(file: Path, text: str) -> None:
+    rights = RightsFile(config(file))
+    rewrite(file, text)
+    assert not rights.reload()
+    assert "keeps the rights it had" in rights.problem
+    with pytest.raises(ConfigError, match="rights_file"):
+        RightsFile(config(file))
+
+
+def test_what_is_no_sha256_is_refused_though_it_is_long_enough(file: Path) -> None:
+    file.write_text(GOOD + f'tokens_sha256 = ["{"ab " * 21}a"]\n')
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        RightsFile(config(file))
+    file.write_text(GOOD + f'tokens_sha256 = ["{"abcdef01 " * 7}a"]\n')
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        RightsFile(config(file))
+    file.write_text(GOOD + f'tokens_sha256 = ["{"ab" * 30}    "]\n')
+    with pytest.raises(ConfigError, match="64 hexadecimal digits"):
+        RightsFile(config(file))

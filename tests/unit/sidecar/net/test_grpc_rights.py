@@ -162,3 +162,19 @@ def test_a_right_taken_away_is_gone_for_who_was_known_already() -> None:
     assert service.ask("Get", Asked(b"Bearer reader")).code == PERMISSION_DENIED
     service.rights.use(parse_rights({}, dict[str, int]().__getitem__))
     assert service.ask("Get", Asked(b"Bearer reader")).info.reason == "TOKEN_REFUSED"
+
+
+def test_a_long_header_is_judged_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[bytes] = []
+    by_digest = Rights.by_digest
+
+    def counting(of: Rights, digest: bytes) -> object:
+        looked_up.append(digest)
+        return by_digest(of, digest)
+
+    monkeypatch.setattr(Rights, "by_digest", counting)
+    service = Service()
+    for header, times in ((b"Bearer reader", 1), (b"Bearer" + b" " * 8000 + b"reader", 2)):
+        looked_up.clear()
+        assert [service.ask("Put", Asked(header)).code for _ in range(2)] == [PERMISSION_DENIED] * 2
+        assert len(looked_up) == times

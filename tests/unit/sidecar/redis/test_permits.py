@@ -235,3 +235,13 @@ def test_without_rights_auth_picks_the_keyspace_as_ever() -> None:
     assert talk.session.keyspace == "other"
     assert talk.send("AUTH", "x").startswith(b"-ERR AUTH <password> called without any password")
     assert talk.send("SET", "k", "v") == OK
+
+
+def test_a_token_sent_as_a_command_is_not_shown_to_others() -> None:
+    talk = talk_of("both")
+    other = talk.another()
+    other.feed(packed("c0ffee" * 10), talk.now)
+    assert b"id=2 " in talk.send("CLIENT", "LIST")
+    assert b"c0ffee" not in talk.send("CLIENT", "LIST")
+    other.feed(packed("hello", "3"), talk.now)
+    assert b" cmd=hello user=anonymous " in talk.send("CLIENT", "LIST")

@@ -218,3 +218,16 @@ def test_a_pipeline_that_may_not_be_under_way_at_once_is_for_the_session(
     room = talk.session.in_flight_limit
     assert not talk.plain_gets.take(talk.session, GET_A * (room + 1), talk.now)
     assert talk.plain_gets.take(talk.session, GET_A * room, talk.now)
+
+
+def test_what_stands_before_hello_is_answered_in_the_old_version(talk: Conversation) -> None:
+    talk.coordinator.hold()
+    talk.feed(packed("GET", "nosuch"))
+    talk.feed(packed("HELLO", "3") + packed("GET", "nosuch") + packed("CLIENT", "GETNAME"))
+    talk.end_turn()
+    assert talk.take() == b""
+    talk.coordinator.release()
+    before, hello, after = talk.take().partition(b"%7\r\n$6\r\nserver")
+    assert (before, bool(hello)) == (b"$-1\r\n", True)
+    talk.coordinator.release()
+    assert (after + talk.take()).endswith(b"*0\r\n_\r\n_\r\n")
