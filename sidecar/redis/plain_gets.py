@@ -15,6 +15,7 @@ from sidecar.core.operation import Read
 from sidecar.redis.backend import Backend
 from sidecar.redis.command import Family
 from sidecar.redis.session import Door, Session
+from sidecar.redis.slices import SLICE_BYTES
 
 _READ = int(Family.READ)
 
@@ -46,6 +47,7 @@ class PlainGets:
         if (
             pending
             or session.backlog
+            or session.unread
             or session.closing
             or session.muted
             or not session.gets
@@ -79,7 +81,7 @@ class PlainGets:
         return True
 
     def _take_many(self, session: Session, data: bytes, now: float) -> bool:
-        keys = session.parser.gets(data)
+        keys = session.parser.gets(data) if len(data) <= SLICE_BYTES else None
         if keys is None or len(keys) > session.in_flight_limit:
             return False
         session.last_at = session.held_since = now

@@ -231,3 +231,7 @@ def test_what_stands_before_hello_is_answered_in_the_old_version(talk: Conversat
     assert (before, bool(hello)) == (b"$-1\r\n", True)
     talk.coordinator.release()
     assert (after + talk.take()).endswith(b"*0\r\n_\r\n_\r\n")
+
+
+def test_a_large_pipeline_is_for_the_session_which_takes_it_in_slices(talk: Conversation) -> None:
+    assert not talk.plain_gets.take(talk.session, packed("GET", "a" * 1000) * 9, talk.now)

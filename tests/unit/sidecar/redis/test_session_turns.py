@@ -73,6 +73,17 @@ def test_bytes_are_parsed_as_far_as_a_turn_reaches() -> None:
     assert 0 < len(talk.session.unread) < before
 
 
+def test_a_plain_get_waits_behind_bytes_that_are_not_parsed() -> None:
+    talk = slow(look_s=LONG_TURN_S)
+    talk.coordinator.in_batches = True
+    two_slices_of_nothing = b"*0\r\n" * (2 * SLICE_BYTES // 4)
+    talk.feed(two_slices_of_nothing + numbered(1))
+    assert talk.session.unread
+    assert not talk.session.backlog
+    assert not talk.session.pending
+    assert not talk.plain_gets.take(talk.session, packed("GET", "a"), talk.now)
+
+
 def test_reads_by_themselves_are_cut_too() -> None:
     talk = slow()
     for at in range(20):
