@@ -182,13 +182,13 @@ class RecordReader:
         values: list[bytes | None] = []
         newest = b""
         whole = self._whole
+        fresh: list[int] = []  # remembered once all are given: the version is told only then
         for raw in raws:
             if raw is None:
                 values.append(None)
                 continue
             known = hash(raw)
-            place = known & _PLACE
-            if whole[place] == known:
+            if whole[known & _PLACE] == known:
                 values.append(raw[HEADER_BYTES:])
                 continue
             record = decode_record(raw)
@@ -197,10 +197,12 @@ class RecordReader:
             if record.version > newest:
                 newest = record.version
             if not record.flags:
-                whole[place] = known
+                fresh.append(known)
                 values.append(record.value)
             else:
                 values.append(record.value if record.live(wall_ms()) else None)
+        for known in fresh:
+            whole[known & _PLACE] = known
         return values, newest
 
 

@@ -129,7 +129,6 @@ class ReadBatch:
         "runs",
         "sent",
         "sent_at",
-        "sink",
         "tag",
         "targets",
         "values",
@@ -157,7 +156,6 @@ class ReadBatch:
         self.left: int  # requests without a reply
         self.sent: int  # requests that a link has taken
         self.sent_at: float
-        self.sink: ReplySink
         self.runs: list[ReadRun] | None = None  # once dissolved: who reads each key
 
     def cancel(self) -> None:

@@ -199,6 +199,13 @@ def test_damage_to_a_record_that_was_whole_before_is_found() -> None:
     assert reader.live_values([raw[:-1]], lambda: 0) is None
 
 
+def test_what_was_not_given_is_not_remembered() -> None:
+    """Its version was told to nobody, whose clock it should have moved on."""
+    reader, raw = RecordReader(), encode_record(VERSION, b"value")
+    assert reader.live_values([raw, flip(raw, 29)], lambda: 0) is None
+    assert reader.live_values([raw], lambda: 0) == ([b"value"], VERSION)
+
+
 def test_a_value_that_expires_is_not_remembered() -> None:
     reader, raw = RecordReader(), encode_record(VERSION, b"v", expires_at_ms=10)
     assert reader.live_values([raw], lambda: 9) == ([b"v"], VERSION)
