@@ -92,10 +92,9 @@ class GrpcRights:
         peer = call.peer if isinstance(call.peer, Peer) else STRANGER
         if not headers:
             return self._rights.by_peer(peer)
-        known = self._known.get((peer, headers[0])) if len(headers) == 1 else None
-        if known is None and len(headers) == 1:
-            known = self._authenticate(peer, headers[0])
-        return known
+        if len(headers) > 1:
+            return None
+        return self._known.get((peer, headers[0])) or self._authenticate(peer, headers[0])
 
     def _authenticate(self, peer: Peer, header: bytes) -> Holder | None:
         if header[: len(_SCHEME)].lower() != _SCHEME:

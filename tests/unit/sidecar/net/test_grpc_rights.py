@@ -126,6 +126,14 @@ def test_the_error_says_who_lacks_what_and_where_it_is_granted() -> None:
     )
 
 
+def test_two_authorizations_are_nobodys_though_the_first_is_known() -> None:
+    service = Service()
+    known = service.ask("Get", Asked(b"Bearer reader"))
+    assert known.code not in (UNAUTHENTICATED, PERMISSION_DENIED)
+    twice = service.ask("Get", Asked(b"Bearer reader", b"Bearer writer"))
+    assert (twice.code, twice.info.reason) == (UNAUTHENTICATED, "TOKEN_REFUSED")
+
+
 @pytest.mark.parametrize(
     "headers",
     [
