@@ -165,14 +165,14 @@ class DataPath:
         before, tls = self._tcp_servers, self.tls
         # A socket of its own for each server, for it closes it: the queue behind them is one.
         redis = await self.redis_door.listen_socket(
-            self._tcp.redis.dup(), tls=tls.redis if tls is not None else None
+            self._tcp.redis.dup(), tls=tls.made.redis if tls is not None else None
         )
         self._tcp_servers = [redis]
         if isinstance(self.grpc_door, GrpcDoor):
             grpc = await asyncio.get_running_loop().create_server(
                 self.grpc_door,
                 sock=self._tcp.grpc.dup(),
-                ssl=tls.grpc if tls is not None else None,
+                ssl=tls.made.grpc if tls is not None else None,
                 ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
             )
             self._tcp_servers.append(grpc)

@@ -8,49 +8,30 @@ import pwd
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-from sidecar.config import ConfigError, SidecarConfig, decode_settings
+from sidecar.config import SidecarConfig, decode_settings
 from sidecar.rights import Rights, RightsError, parse_rights
-from sidecar.watched_files import Stamp, stamp_of
+from sidecar.watched_files import UnusableError, WatchedFiles
 
 _MOST_BYTES: Final = 1 << 20
 
-log = structlog.get_logger()
 
-
-class RightsFile:
+class RightsFile(WatchedFiles[Rights]):
     """The rights in force. Raises ConfigError when the first file can not be used."""
 
     def __init__(self, config: SidecarConfig) -> None:
         self._config = config
-        self.problem = ""
-        self._stamp: Stamp = stamp_of([config.rights_file])
-        try:
-            self.rights = self._read()
-        except RightsError as error:
-            raise ConfigError(
-                f"configuration: rights_file is {config.rights_file}: {error}"
-            ) from None
+        super().__init__([config.rights_file], "the rights")
 
-    def reload(self) -> bool:
-        """Look at the file; True when there are new rights."""
-        stamp = stamp_of([self._config.rights_file])
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
+    @property
+    def rights(self) -> Rights:
+        """Those of the last file that could be used."""
+        return self.made
+
+    def _make(self) -> Rights:
         try:
-            self.rights = self._read()
+            return self._read()
         except RightsError as error:
-            self._stamp = ()  # what was wrong may not be the file: it is looked at again
-            problem = f"keeps the rights it had: {self._config.rights_file}: {error}"
-            if problem != self.problem:
-                log.error("rights_file can not be used", why=problem)
-            self.problem = problem
-            return False
-        self.problem = ""
-        log.info("rights_file read again", file=self._config.rights_file)
-        return True
+            raise UnusableError(f"rights_file is {self._config.rights_file}: {error}") from None
 
     def _read(self) -> Rights:
         path = self._config.rights_file

@@ -4,26 +4,71 @@ Files that can not be used leave what was read before in force, and `problem` sa
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import structlog
+
+from sidecar.config import ConfigError
 
 LOOK_S: Final = 1.0
 
 log = structlog.get_logger()
 
 Stamp = tuple[tuple[int, int, int], ...]
+Made = TypeVar("Made")
+
+
+class UnusableError(Exception):
+    """Nothing can be made of the files: the text names them and says why."""
 
 
 class Watched(Protocol):
-    """What is made of some files."""
+    """Files, and how they are doing."""
 
     problem: str  # empty: none
 
     def reload(self) -> bool:
         """Look at the files; True when something new was made of them."""
+
+
+class WatchedFiles(ABC, Generic[Made]):
+    """Some files and what was made of them. Raises ConfigError when the first can not be used."""
+
+    def __init__(self, paths: Iterable[str], what: str) -> None:
+        self._paths = tuple(paths)
+        self._what = what  # "the rights"
+        self.problem = ""
+        self._stamp = stamp_of(self._paths)
+        try:
+            self.made = self._make()
+        except UnusableError as error:
+            raise ConfigError(f"configuration: {error}") from None
+
+    @abstractmethod
+    def _make(self) -> Made:
+        """Of the files as they are now. Raises UnusableError."""
+
+    def reload(self) -> bool:
+        """Look at the files; True when something new was made of them."""
+        stamp = stamp_of(self._paths)
+        if stamp == self._stamp:
+            return False
+        self._stamp = stamp
+        try:
+            self.made = self._make()
+        except UnusableError as error:
+            self._stamp = ()  # what was wrong may not be the files: they are looked at again
+            problem = f"keeps {self._what} it had: {error}"
+            if problem != self.problem:
+                log.error("new files can not be used", why=problem)
+            self.problem = problem
+            return False
+        self.problem = ""
+        log.info("files read again", files=self._paths)
+        return True
 
 
 def stamp_of(paths: Iterable[str]) -> Stamp:

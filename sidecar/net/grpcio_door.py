@@ -100,11 +100,11 @@ def _options(limits: GrpcLimits) -> list[tuple[str, int]]:
 
 def _credentials(tls: Tls) -> grpc.ServerCredentials:
     """Those of now; each handshake asks whether there are others by now."""
-    handed = tls.pem
+    handed = tls.made.pem
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:  # in a thread of grpcio
         nonlocal handed
-        latest = tls.pem
+        latest = tls.made.pem
         if latest is handed:
             return None
         handed = latest

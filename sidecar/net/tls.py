@@ -9,15 +9,11 @@ import ssl
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import structlog
-
-from sidecar.config import ConfigError, SidecarConfig
-from sidecar.watched_files import Stamp, stamp_of
+from sidecar.config import SidecarConfig
+from sidecar.watched_files import UnusableError, WatchedFiles
 
 HANDSHAKE_TIMEOUT_S: Final = 10.0
 _NAMES: Final = ("DNS", "URI", "email")  # kinds of subjectAltName that can be an identity
-
-log = structlog.get_logger()
 
 
 class PemFiles(NamedTuple):
@@ -28,37 +24,22 @@ class PemFiles(NamedTuple):
     client_ca: bytes | None
 
 
-class Tls:
+class Contexts(NamedTuple):
+    """What the doors speak TLS with."""
+
+    pem: PemFiles
+    grpc: ssl.SSLContext
+    redis: ssl.SSLContext
+
+
+class Tls(WatchedFiles[Contexts]):
     """The contexts of both doors. Raises ConfigError when the first files can not be used."""
 
     def __init__(self, config: SidecarConfig) -> None:
         self._config = config
         self.identities = frozenset(config.tls_identities)
-        self.problem = ""
-        self._stamp = self._look()
-        try:
-            self.pem, self.grpc, self.redis = self._read()
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"configuration: {_sentence(config, error)}") from None
-
-    def reload(self) -> bool:
-        """Look at the files; True when there are new contexts."""
-        stamp = self._look()
-        if stamp == self._stamp:
-            return False
-        self._stamp = stamp
-        try:
-            self.pem, self.grpc, self.redis = self._read()
-        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            self._stamp = ()  # what was wrong may not be the files: they are looked at again
-            problem = f"keeps the certificate it had: {_sentence(self._config, error)}"
-            if problem != self.problem:
-                log.error("tls files can not be used", why=problem)
-            self.problem = problem
-            return False
-        self.problem = ""
-        log.info("tls files read again", certificate=self._config.tls_cert)
-        return True
+        files = (config.tls_cert, config.tls_key, config.tls_client_ca)
+        super().__init__(filter(None, files), "the certificate")
 
     def refusal(self, transport: asyncio.BaseTransport) -> str:
         """Why the client of a connection may not come in; empty: it may."""
@@ -73,21 +54,20 @@ class Tls:
         shown = ", ".join(sorted(names)) or "no name"
         return f"the client's certificate is of {shown}, which is not among tls_identities"
 
-    def _look(self) -> Stamp:
+    def _make(self) -> Contexts:
         config = self._config
-        return stamp_of((config.tls_cert, config.tls_key, config.tls_client_ca))
-
-    def _read(self) -> tuple[PemFiles, ssl.SSLContext, ssl.SSLContext]:
-        config = self._config
-        ca = config.tls_client_ca
-        pem = PemFiles(
-            Path(config.tls_key).read_bytes(),
-            Path(config.tls_cert).read_bytes(),
-            Path(ca).read_bytes() if ca else None,
-        )
-        grpc, redis = self._context(), self._context()
+        try:
+            ca = config.tls_client_ca
+            pem = PemFiles(
+                Path(config.tls_key).read_bytes(),
+                Path(config.tls_cert).read_bytes(),
+                Path(ca).read_bytes() if ca else None,
+            )
+            grpc, redis = self._context(), self._context()
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            raise UnusableError(_sentence(config, error)) from None
         grpc.set_alpn_protocols(["h2"])
-        return pem, grpc, redis
+        return Contexts(pem, grpc, redis)
 
     def _context(self) -> ssl.SSLContext:
         config = self._config

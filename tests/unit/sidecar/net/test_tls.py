@@ -23,7 +23,7 @@ def test_files_that_could_not_be_read_are_tried_again_though_they_did_not_change
 
     renew()
     tls = Tls(SidecarConfig("c", "a", tls_cert=str(chain), tls_key=str(key)))
-    before = tls.redis
+    before = tls.made.redis
     renew()
     with monkeypatch.context() as full:
 
@@ -33,7 +33,7 @@ def test_files_that_could_not_be_read_are_tried_again_though_they_did_not_change
         full.setattr(Path, "read_bytes", refused)
         assert not tls.reload()
         assert "keeps the certificate it had" in tls.problem
-    assert tls.redis is before
+    assert tls.made.redis is before
     assert tls.reload()
-    assert isinstance(tls.redis, ssl.SSLContext)
-    assert (tls.redis is before, tls.problem) == (False, "")
+    assert isinstance(tls.made.redis, ssl.SSLContext)
+    assert (tls.made.redis is before, tls.problem) == (False, "")
