@@ -1,6 +1,7 @@
 """What every worker process of a sidecar runs: the coordinator, its links, and both doors."""
 
 import asyncio
+import contextlib
 import gc
 import secrets
 import time
@@ -162,20 +163,24 @@ class DataPath:
         """Take TCP clients, with the certificates of now; those that are here stay as they are."""
         if self._tcp is None or self.draining:
             return
-        before, tls = self._tcp_servers, self.tls
-        # A socket of its own for each server, for it closes it: the queue behind them is one.
-        redis = await self.redis_door.listen_socket(
-            self._tcp.redis.dup(), tls=tls.made.redis if tls is not None else None
-        )
-        self._tcp_servers = [redis]
-        if isinstance(self.grpc_door, GrpcDoor):
-            grpc = await asyncio.get_running_loop().create_server(
-                self.grpc_door,
-                sock=self._tcp.grpc.dup(),
-                ssl=tls.made.grpc if tls is not None else None,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+        before, tls = self._tcp_servers, self.tls.made if self.tls is not None else None
+        with contextlib.ExitStack() as half_done:  # those of before go on alone
+            # A socket of its own for each server, for it closes it: the queue behind them is one.
+            redis = await self.redis_door.listen_socket(
+                self._tcp.redis.dup(), tls=tls.redis if tls is not None else None
             )
-            self._tcp_servers.append(grpc)
+            half_done.callback(redis.close)
+            servers = [redis]
+            if isinstance(self.grpc_door, GrpcDoor):
+                grpc = await asyncio.get_running_loop().create_server(
+                    self.grpc_door,
+                    sock=self._tcp.grpc.dup(),
+                    ssl=tls.grpc if tls is not None else None,
+                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if tls is not None else None,
+                )
+                servers.append(grpc)
+            half_done.pop_all()
+        self._tcp_servers = servers
         for server in before:
             server.close()
 

@@ -56,16 +56,16 @@ class WatchedFiles(ABC, Generic[Made]):
         stamp = stamp_of(self._paths)
         if stamp == self._stamp:
             return False
-        self._stamp = stamp
+        self._stamp = ()  # what is wrong may not be the files: they are looked at again
         try:
             self.made = self._make()
         except UnusableError as error:
-            self._stamp = ()  # what was wrong may not be the files: they are looked at again
             problem = f"keeps {self._what} it had: {error}"
             if problem != self.problem:
                 log.error("new files can not be used", why=problem)
             self.problem = problem
             return False
+        self._stamp = stamp
         self.problem = ""
         log.info("files read again", files=self._paths)
         return True
@@ -85,15 +85,27 @@ def stamp_of(paths: Iterable[str]) -> Stamp:
 
 
 async def keep_fresh(watched: Watched, changed: Callable[[], Any]) -> None:
-    """Look at the files every second; `changed` is awaited when there is something new."""
+    """Look at the files every second; `changed` is awaited when there is something new, and again
+    until that goes well.
+    """
+    due, failure = False, ""
     while True:
         await asyncio.sleep(LOOK_S)
+        before = failure
         try:
-            if watched.reload():
+            due = watched.reload() or due
+            if due:
                 await changed()
-        except OSError as error:  # the servers of before go on
-            watched.problem = f"new connections still get what was before: {error}"
-            log.exception("no server with the new files")
+            due, failure = False, ""
+            if watched.problem == before:
+                watched.problem = ""
         except Exception as error:  # who looks no more would never take a right away
-            watched.problem = f"what was before may be in force still: {type(error).__name__}"
-            log.exception("new files are not in force")
+            watched.problem = failure = _failure(error)
+            if failure != before:
+                log.exception("new files are not in force", why=failure)
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, OSError):  # the servers of before go on
+        return f"new connections still get what was before: {error}"
+    return f"what was before may be in force still: {type(error).__name__}"

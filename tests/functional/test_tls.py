@@ -3,10 +3,12 @@ client may do whom its certificate names, and new files at run time.
 """
 
 import datetime as dt
+import resource
 import socket
 import ssl
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from tests.support.local_cluster import (
     CHANNEL_OPTIONS,
     LocalCluster,
+    Part,
     local_cluster,
     second_sidecar,
     wait_until,
@@ -95,6 +98,8 @@ class Client:
 class Door:
     """A sidecar that speaks TLS."""
 
+    part: Part
+    engine: str
     files: Files
     grpc: str
     redis_port: int
@@ -132,7 +137,7 @@ def door(
         reader={"identities": [READER]},
     )
     number = 2 if request.param == "own" else 3
-    second_sidecar(
+    part = second_sidecar(
         cluster,
         "a",
         number,
@@ -147,7 +152,8 @@ def door(
         admin="127.0.0.1:0",
     )
     ports = orjson.loads((cluster.folder / f"sidecar-{number}" / "ports.json").read_bytes())
-    return Door(files, ports["grpc"], int(ports["redis"].rpartition(":")[2]), ports["admin"])
+    redis_port = int(ports["redis"].rpartition(":")[2])
+    return Door(part, request.param, files, ports["grpc"], redis_port, ports["admin"])
 
 
 def get(channel: grpc.Channel) -> data_pb2.GetResponse:
@@ -251,4 +257,31 @@ def test_files_that_can_not_be_used_leave_the_old_ones_and_are_shown(door: Door)
     with door.files.client(ALLOWED).grpc(door.grpc) as channel:
         get(channel)
     door.files.path("cert").write_bytes(good)
+    wait_until(lambda: "tls" not in door.ready(), "all is well again")
+
+
+@contextmanager
+def one_descriptor_left(pid: int) -> Iterator[None]:
+    """The process may open one more file."""
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    _first, second, *_ = (number for number in range(len(taken) + 2) if number not in taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (second, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+
+def test_new_files_come_into_force_though_descriptors_ran_out_at_first(door: Door) -> None:
+    if door.engine == "grpcio":  # which has no server that would have to be made anew
+        return
+    before = door.certificates()
+    with one_descriptor_left(door.part.pid):  # enough to read the files, and for one of two servers
+        door.files.renew()
+        wait_until(
+            lambda: "new connections still get what was before" in door.part.log.read_text(),
+            "the log says that they are not in force",
+        )
+    wait_until(lambda: not set(door.certificates()) & set(before), "a connection sees them")
     wait_until(lambda: "tls" not in door.ready(), "all is well again")

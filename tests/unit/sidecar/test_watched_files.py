@@ -10,23 +10,24 @@ from sidecar.watched_files import keep_fresh
 
 
 class Files:
-    """New each time; making something of them fails as told, once each."""
+    """New once; looking at them fails as told before that."""
 
     def __init__(self, *failures: Exception) -> None:
         self.problem = ""
         self.problems: list[str] = []
         self._failures = list(failures)
+        self._new = True
 
     def reload(self) -> bool:
         self.problems.append(self.problem)
-        self.problem = ""
         if self._failures:
             raise self._failures.pop()
-        return True
+        new, self._new = self._new, False
+        return new
 
 
-async def looked_at(files: Files, changed: Callable[[int], None]) -> None:
-    """Until a change is taken."""
+async def looked_at(files: Files, changed: Callable[[int], None]) -> int:
+    """Until a change is taken, and looked at once more; how often it was offered."""
     calls = 0
     taken = asyncio.Event()
 
@@ -40,8 +41,12 @@ async def looked_at(files: Files, changed: Callable[[int], None]) -> None:
     try:
         async with asyncio.timeout(10):
             await taken.wait()
+            looks = len(files.problems)
+            while len(files.problems) < looks + 2:
+                await asyncio.sleep(0.001)
     finally:
         looking.cancel()
+    return calls
 
 
 def test_a_failure_does_not_end_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,10 +57,47 @@ def test_a_failure_does_not_end_the_looking(monkeypatch: pytest.MonkeyPatch) -> 
         if call == 1:
             raise KeyError(call)
 
-    asyncio.run(looked_at(files, fails_once))
-    assert files.problems == [
+    assert asyncio.run(looked_at(files, fails_once)) == 2
+    assert files.problems[:5] == [
         "",
         "new connections still get what was before: full",
         "what was before may be in force still: RuntimeError",
         "what was before may be in force still: KeyError",
+        "",
     ]
+
+
+def test_what_could_not_be_put_in_force_is_tried_again_though_the_files_did_not_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watched_files, "LOOK_S", 0.001)
+    files = Files()
+
+    def fails_twice(call: int) -> None:
+        if call < 3:
+            raise OSError(24, "Too many open files")
+
+    assert asyncio.run(looked_at(files, fails_twice)) == 3
+    problem = "new connections still get what was before: [Errno 24] Too many open files"
+    assert files.problems[:4] == ["", problem, problem, ""]
+
+
+def test_bad_files_after_ones_that_are_not_in_force_yet_stay_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watched_files, "LOOK_S", 0.001)
+
+    class BadAfterwards(Files):
+        def reload(self) -> bool:
+            new = super().reload()
+            if not new:
+                self.problem = "bad"
+            return new
+
+    def fails_once(call: int) -> None:
+        if call == 1:
+            raise OSError("full")
+
+    files = BadAfterwards()
+    assert asyncio.run(looked_at(files, fails_once)) == 2
+    assert files.problem == "bad"
