@@ -38,6 +38,7 @@ class SidecarConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_connections: int = 10_000  # per door and worker
     half_sent_timeout_ms: int = 60_000  # of a request or command whose end does not come
     unread_timeout_ms: int = 30_000  # of answers that a client does not read
+    auth_timeout_ms: int = 10_000  # of a Redis client that is nobody until AUTH, if rights_file
     hint_log_bytes: int = 256 << 20  # per worker, of writes kept for owners that missed them
     hint_age_ms: int = 3 * 3_600_000  # older ones are dropped, and their buckets marked
     grpc_engine: str = "own"  # or "grpcio": the same services on grpcio's server
@@ -60,6 +61,7 @@ _BOUNDS = {
     "max_connections": (1, 1_000_000),
     "half_sent_timeout_ms": (100, 3_600_000),
     "unread_timeout_ms": (100, 3_600_000),
+    "auth_timeout_ms": (100, 3_600_000),
     "grpc_max_message_bytes": (64 << 10, 64 << 20),
     "grpc_connection_age_ms": (0, 30 * 86_400_000),
     "grpc_connection_grace_ms": (0, 3_600_000),

@@ -81,6 +81,7 @@ class DataPath:
             connections=config.max_connections,
             half_command_ms=config.half_sent_timeout_ms,
             stalled_reader_ms=config.unread_timeout_ms,
+            auth_timeout_ms=config.auth_timeout_ms,
         )
         rights = self.rights.rights if self.rights is not None else None
         self.redis_door = RespDoor(self.core, limits, time_ms, rights)  # needs the running loop

@@ -19,7 +19,7 @@ from sidecar.redis import replies
 from sidecar.redis.backend import Backend, WallClock
 from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.permits import is_stranger
+from sidecar.redis.permits import is_nobody, is_stranger
 from sidecar.redis.plain_gets import PlainGets
 from sidecar.redis.session import LARGE_REPLY_BYTES, LONG_TURN_S, Door, Session
 from sidecar.redis.table import command_table
@@ -39,7 +39,9 @@ def wall_clock_ms() -> int:
 class RespConnection(asyncio.Protocol):
     """One client's socket. What its bytes mean is the session's affair."""
 
-    __slots__ = ("_door", "_now", "paused_since", "reading_paused", "session", "transport")
+    __slots__ = (
+        "_door", "_now", "nobody_since", "paused_since", "reading_paused", "session", "transport"
+    )  # fmt: skip
 
     def __init__(self, door: "RespDoor") -> None:
         self._door = door
@@ -50,6 +52,7 @@ class RespConnection(asyncio.Protocol):
         self.paused_since = (
             0.0  # loop time at which the client's replies began to pile up; 0: they do not
         )
+        self.nobody_since = 0.0  # loop time since which AUTH is waited for; 0: it is not
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have all its methods and are no subclass of it.
@@ -130,7 +133,7 @@ class RespDoor:
             rights=rights,
             stopwatch=stopwatch,
         )
-        self._door.permits.settled = self._bound_output
+        self._door.permits.settled = self._bound
         self.plain_gets = PlainGets(self._door, self._loop.call_soon, self._answer)
         self._door.info["process_id"] = str(os.getpid())
         self._servers: list[asyncio.Server] = []
@@ -237,19 +240,21 @@ class RespDoor:
         peer = peer_of(transport) if door.permits.rights is not None else STRANGER
         session = Session(door, self.now(), address or local, local, peer=peer)
         session.shell = connection
-        self._bound_output(session)
+        self._bound(session)
         door.sessions[session.id] = session
         self._empty.clear()
         return session
 
-    def _bound_output(self, session: Session) -> None:
-        """Let so much be unsent as befits who the client is."""
+    def _bound(self, session: Session) -> None:
+        """Let so much be unsent as befits who the client is, and who is nobody stay so long."""
         connection = session.shell
         if connection is not None and connection.transport is not None:
             high = self.limits.stranger_output_bytes
             if not is_stranger(session):
                 high = self.limits.output_soft_bytes
             connection.transport.set_write_buffer_limits(high=high)
+            since = connection.nobody_since or self.now()
+            connection.nobody_since = since if is_nobody(session) else 0.0
 
     def forget(self, session: Session) -> None:
         """The client is gone."""
@@ -395,7 +400,26 @@ class RespDoor:
             elif session.held_bytes and (now - session.held_since) * 1000 > limits.half_command_ms:
                 counters.closed_half_commands += 1
                 connection.transport.abort()
+            elif (
+                connection.nobody_since
+                and (now - connection.nobody_since) * 1000 > limits.auth_timeout_ms
+            ):
+                self._turn_out(connection, session)
         self._sweep = self._loop.call_later(_SWEEP_S, self._sweep_connections)
+
+    def _turn_out(self, connection: RespConnection, session: Session) -> None:
+        """It has had the time to say who it is."""
+        if session.closing:  # it was told so a sweep ago, and does not take it
+            if connection.transport is not None:
+                connection.transport.abort()
+            return
+        self._door.counters.closed_unauthenticated += 1
+        session.backlog.clear()
+        session.unread.clear()
+        session.muted = 0
+        session.fail(replies.too_late(self.limits.auth_timeout_ms))
+        session.closing = True
+        session.mark_dirty()
 
     # The end -----------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ class RespCounters:
         "closed_protocol",
         "closed_query",
         "closed_stalled",
+        "closed_unauthenticated",
         "connections_accepted",
         "connections_rejected",
         "errors",
@@ -33,6 +34,7 @@ class RespCounters:
         self.closed_query = 0
         self.closed_stalled = 0
         self.closed_half_commands = 0
+        self.closed_unauthenticated = 0
         self.pauses = 0  # times that a connection was not read from for a while
 
     def numbers(self) -> dict[str, int]:

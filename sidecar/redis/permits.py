@@ -122,6 +122,11 @@ def is_stranger(session: Any) -> bool:
     return session.holder is not None and not session.holder.grants
 
 
+def is_nobody(session: Any) -> bool:
+    """Whether nothing is known of the client, and it may come in by AUTH alone."""
+    return session.holder is not None and session.holder.is_nobody
+
+
 def needs(command: Command) -> Verb:
     """What must be granted in the keyspace; nothing: that the application has some right."""
     if command.writes:

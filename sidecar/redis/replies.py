@@ -87,6 +87,14 @@ def no_permission(user: str, command: str, missing: str, keyspace: str) -> bytes
     )
 
 
+def too_late(timeout_ms: int) -> bytes:
+    """Nobody was told in time who the client is."""
+    return error(
+        f"NOAUTH Authentication required within {timeout_ms} ms: the connection is closed."
+        " Send AUTH or HELLO with AUTH first"
+    )
+
+
 def wrong_arity(name: str) -> bytes:
     """`name` in lower case; of a subcommand: "client|id"."""
     return error(f"ERR wrong number of arguments for '{name}' command")

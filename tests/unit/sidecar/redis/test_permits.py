@@ -7,7 +7,7 @@ import pytest
 
 from sidecar.redis.command import Command, Family
 from sidecar.redis.limits import RespLimits
-from sidecar.redis.permits import OPEN, OPEN_OF_CLIENT, needs
+from sidecar.redis.permits import OPEN, OPEN_OF_CLIENT, is_nobody, needs
 from sidecar.redis.table import command_table
 from sidecar.rights import BOTH, Peer, Rights, Verb, parse_rights
 from tests.support.conversation import Conversation, packed
@@ -197,6 +197,18 @@ def test_what_is_granted_to_anonymous_needs_no_token() -> None:
     talk = talk_of(anonymous={"default": ["read"]})
     assert talk.send("GET", "k") == b"$-1\r\n"
     assert talk.send("SET", "k", "v").startswith(b"-NOPERM User anonymous ")
+
+
+def test_auth_is_waited_for_from_who_is_nobody_without_it() -> None:
+    assert is_nobody(talk_of().session)
+    for known in (
+        talk_of("reader"),
+        talk_of("nothing"),
+        talk_of(anonymous={"default": ["read"]}),
+        Conversation(rights=rights(), peer=Peer(uid=0)),
+        Conversation(),
+    ):
+        assert not is_nobody(known.session)
 
 
 def test_before_auth_a_command_has_ten_arguments_of_16_kib() -> None:
