@@ -261,6 +261,7 @@ class RespDoor:
         door = self._door
         door.held_bytes -= session.held_bytes
         door.sessions.pop(session.id, None)
+        door.permits.forget(session)
         self.is_read(session.shell)
         session.forget()
         session.shell = None

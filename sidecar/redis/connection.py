@@ -45,7 +45,7 @@ def auth(session: Session, args: list[bytes]) -> None:
         return
     problem = _enter(session, args[1] if len(args) == 3 else None, args[-1])
     if problem is not None:
-        session.fail(problem)
+        _fail(session, problem)
         return
     session.reply(resp.OK)
 
@@ -79,7 +79,7 @@ def hello(session: Session, args: list[bytes]) -> None:
         version = asked
     problem = _hello_options(session, args[2:])
     if problem is not None:
-        session.fail(problem)
+        _fail(session, problem)
         return
     if session.pending and version != session.version:
         # What stands before it is answered as it was asked, and what follows as is agreed now.
@@ -143,7 +143,7 @@ def _enter(session: Session, user: bytes | None, password: bytes) -> bytes | Non
     """
     permits = session.door.permits
     if permits.rights is not None:
-        return None if permits.authenticate(session, user, password) else replies.WRONG_TOKEN
+        return permits.authenticate(session, user, password)
     if user is None:
         return replies.NO_PASSWORD_SET
     keyspace = user.decode("utf-8", "replace")
@@ -155,6 +155,12 @@ def _enter(session: Session, user: bytes | None, password: bytes) -> bytes | Non
             return replies.wrong_user(found.message)
     session.use_keyspace(keyspace)
     return None
+
+
+def _fail(session: Session, problem: bytes) -> None:
+    session.fail(problem)
+    if problem is replies.WRONG_TOKENS:
+        raise ConversationOverError
 
 
 def _no_map(session: Session) -> bool:

@@ -16,6 +16,7 @@ class RespCounters:
         "closed_query",
         "closed_stalled",
         "closed_unauthenticated",
+        "closed_wrong_tokens",
         "connections_accepted",
         "connections_rejected",
         "errors",
@@ -35,6 +36,7 @@ class RespCounters:
         self.closed_stalled = 0
         self.closed_half_commands = 0
         self.closed_unauthenticated = 0
+        self.closed_wrong_tokens = 0
         self.pauses = 0  # times that a connection was not read from for a while
 
     def numbers(self) -> dict[str, int]:

@@ -24,5 +24,6 @@ class RespLimits:
     stranger_args: int = 10
     stranger_bulk_bytes: int = 16 << 10
     stranger_output_bytes: int = 1 << 10  # unsent replies before the connection is closed
+    wrong_tokens: int = 5  # that one connection may bring: closed with the last
     auth_timeout_ms: int = 10_000  # of who is nobody without AUTH: closed
     inline_commands: bool = False  # lines of words instead of arrays, for people with telnet

@@ -52,6 +52,7 @@ class Permits:
         self.rights = rights
         self.settled: Callable[[Any], None] = _nothing_more
         self._limits = limits
+        self._wrong_tokens: dict[int, int] = {}  # by number of the connection
         self._commands = commands
         self._all = self._table(True, BOTH)
         self._tables = {
@@ -91,16 +92,31 @@ class Permits:
             self.settled(session)
         session.gets = GETS if session.bound and Verb.READ in verbs else _NO_GETS
 
-    def authenticate(self, session: Any, user: bytes | None, token: bytes) -> bool:
-        """Let the session be whose token this is; False: nobody's, or not that of `user`."""
+    def authenticate(self, session: Any, user: bytes | None, token: bytes) -> bytes | None:
+        """Let the session be whose token this is, or return the error: it is nobody's, or not that
+        of `user`. After WRONG_TOKENS the conversation is over.
+        """
         digest = token_digest(token)
         found = self.rights.by_digest(digest) if self.rights is not None else None
         if found is None or user not in (None, _NO_USER, found.name.encode()):
-            return False
+            return self._wrong_token(session)
         session.proof = digest
         session.holder = found
         self.settle(session)
-        return True
+        return None
+
+    def _wrong_token(self, session: Any) -> bytes:
+        # Never counted down, or who has one right token could try others for ever.
+        count = self._wrong_tokens.get(session.id, 0) + 1
+        self._wrong_tokens[session.id] = count
+        if count < self._limits.wrong_tokens:
+            return replies.WRONG_TOKEN
+        session.door.counters.closed_wrong_tokens += 1
+        return replies.WRONG_TOKENS
+
+    def forget(self, session: Any) -> None:
+        """The client is gone."""
+        self._wrong_tokens.pop(session.id, None)
 
     def _bound(self, parser: BoundedParser, known: bool) -> None:
         limits = self._limits

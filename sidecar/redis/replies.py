@@ -47,6 +47,10 @@ NO_PASSWORD_SET = error(
 )
 NOAUTH = error("NOAUTH Authentication required.")
 WRONG_TOKEN = error("WRONGPASS invalid username-password pair or user is disabled.")
+WRONG_TOKENS = error(
+    "WRONGPASS invalid username-password pair or user is disabled. So were those before:"
+    " the connection is closed"
+)
 NO_PROTOCOL = error("NOPROTO unsupported protocol version")
 NOT_A_PROTOCOL = error("ERR Protocol version is not an integer or out of range")
 TOO_MANY_CLIENTS = error("ERR max number of clients reached")

@@ -160,7 +160,6 @@ def _hello(talk: Conversation, user: str, token: str) -> bytes:
 
 @pytest.mark.parametrize("sent", [_auth, _hello])
 def test_a_token_is_of_its_application_alone(sent: Sent) -> None:
-    talk = talk_of()
     wrong = b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
     for user, token in (
         ("reader", "writer token"),
@@ -171,12 +170,42 @@ def test_a_token_is_of_its_application_alone(sent: Sent) -> None:
         ("default", "x"),
         ("default", hashlib.sha256(b"reader token").hexdigest()),
     ):
+        talk = talk_of()
         assert sent(talk, user, token) == wrong
         assert talk.send("GET", "k") == NOAUTH
+    talk = talk_of()
     assert not denied(sent(talk, "reader", "reader token"))
     assert talk.send("GET", "k") == b"$-1\r\n"
     assert sent(talk, "writer", "reader token") == wrong
     assert talk.send("GET", "k") == b"$-1\r\n"  # who it was stays
+
+
+@pytest.mark.parametrize("sent", [_auth, _hello])
+def test_the_fifth_wrong_token_ends_the_conversation(sent: Sent) -> None:
+    talk = talk_of("both")  # a right one between them changes nothing
+    for _ in range(4):
+        said = sent(talk, "both", "x")
+        assert said == b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
+        assert not denied(talk.send("AUTH", "both token") + talk.send("GET", "k"))
+    hello = ("HELLO", "3") if sent is _hello else ()
+    wrong = packed(*hello, "AUTH", "both", "x")
+    said = talk.send_bytes(packed("PING") + wrong + packed("PING"))
+    assert said.startswith(b"+PONG\r\n-WRONGPASS invalid username-password pair")
+    assert said.endswith(b"So were those before: the connection is closed\r\n")
+    assert talk.session.closing
+    assert talk.door.counters.closed_wrong_tokens == 1
+
+
+def test_wrong_tokens_are_counted_by_connection_and_forgotten_with_it() -> None:
+    talk = talk_of()
+    for _ in range(4):
+        talk.send("AUTH", "x")
+    talk.session = talk.another()
+    assert talk.send("AUTH", "x").endswith(b"disabled.\r\n")
+    talk.door.permits.forget(talk.session)
+    for _ in range(4):
+        assert talk.send("AUTH", "x").endswith(b"disabled.\r\n")
+    assert talk.send("AUTH", "x").endswith(b"closed\r\n")
 
 
 def test_a_token_without_a_user_is_enough() -> None:
