@@ -30,6 +30,7 @@ from sidecar.net.peers import peer_of
 from sidecar.net.resp_door import RespDoor
 from sidecar.net.tls import HANDSHAKE_TIMEOUT_S, make_tls
 from sidecar.redis.limits import RespLimits
+from sidecar.rights import Denials
 from sidecar.rights_file import make_rights
 from sidecar.session_key_file import session_keys
 from sidecar.stats import WorkerStats, worker_stats
@@ -227,7 +228,9 @@ class DataPath:
 
     def stats(self) -> WorkerStats:
         """What this worker counted."""
-        return worker_stats(self.core, self.grpc_door, self.redis_door, self.hints.view())
+        hints = self.hints.view()
+        denials = self._grpc_rights.denials if self._grpc_rights is not None else Denials()
+        return worker_stats(self.core, self.grpc_door, self.redis_door, hints, denials)
 
     async def drain(self) -> None:
         """Take no new connection, finish what is under way, then close; bounded in time."""

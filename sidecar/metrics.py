@@ -17,6 +17,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sidecar.core.hints import ONLY_COPY
+from sidecar.rights import DENIED
 from sidecar.stats import WorkerStats
 
 _HELP = {
@@ -68,11 +69,20 @@ class _Families(Collector):
         yield from self._gauges()
 
     def _doors(self) -> Iterator[Metric]:
+        denied = CounterMetricFamily(
+            "dabbawala_denied",
+            "Requests denied for want of a token or right, and tokens that are nobody's",
+            labels=["door", "kind"],
+        )
         for door, numbers in (("grpc", self._stats.grpc), ("redis", self._stats.redis)):
             for name, value in numbers.items():
+                if name.startswith(DENIED):
+                    denied.add_metric([door, name.removeprefix(DENIED)], value)
+                    continue
                 metric = f"dabbawala_{door}_{name}"
                 kind = GaugeMetricFamily if name == "connections" else CounterMetricFamily
                 yield kind(metric, f"{door} door: {name.replace('_', ' ')}", value=value)
+        yield denied
 
     def _nodes(self) -> Iterator[Metric]:
         labels = ["node", "zone"]

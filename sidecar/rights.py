@@ -15,6 +15,7 @@ import msgspec
 
 EVERY_KEYSPACE: Final = "*"
 ANONYMOUS: Final = "anonymous"
+DENIED: Final = "denied_"  # so the names of these counts begin
 MOST_TOKENS: Final = 256  # each is compared with what a client brings, a quarter of a us each
 _MOST_NAME_BYTES: Final = 128
 # "default" is what Redis clients call themselves when they are given a password alone.
@@ -94,6 +95,21 @@ class Rights:
                 return self.identities[identity]
         holder = self.uids.get(peer.uid) if peer.uid is not None else None
         return holder or self.anonymous
+
+
+class Denials:
+    """How often somebody was denied something at a door, by kind, since the start."""
+
+    __slots__ = ("no_right", "no_token", "unknown_token")
+
+    def __init__(self) -> None:
+        self.no_token = 0  # who says nothing of who it is
+        self.unknown_token = 0  # who says what is nobody's
+        self.no_right = 0  # who is known
+
+    def numbers(self) -> dict[str, int]:
+        """Everything by name: `denied_no_right` and so on."""
+        return {DENIED + kind: getattr(self, kind) for kind in self.__slots__}
 
 
 def token_digest(token: bytes) -> bytes:

@@ -16,6 +16,7 @@ from sidecar.hint_stats import merge_hints
 from sidecar.net.grpc_door import GrpcDoor
 from sidecar.net.grpcio_door import GrpcioDoor
 from sidecar.net.resp_door import RespDoor
+from sidecar.rights import Denials
 
 _STARTED = time.monotonic()
 _PAGE_BYTES = resource.getpagesize()
@@ -105,9 +106,14 @@ _COUNTED = (
 
 
 def worker_stats(
-    core: Coordinator, grpc_door: GrpcDoor | GrpcioDoor, redis_door: RespDoor, hints: HintsView
+    core: Coordinator,
+    grpc_door: GrpcDoor | GrpcioDoor,
+    redis_door: RespDoor,
+    hints: HintsView,
+    grpc_denials: Denials,
 ) -> WorkerStats:
     """The counts of this process."""
+    connections = {"connections": grpc_door.connections}
     counters = core.counters
     return WorkerStats(
         counters={name: getattr(counters, name) for name in _COUNTED}
@@ -120,7 +126,7 @@ def worker_stats(
         write_latency=list(core.write_latency.counts),
         read_seconds=core.read_latency.total_s,
         write_seconds=core.write_latency.total_s,
-        grpc=grpc_door.counters.snapshot() | {"connections": grpc_door.connections},
+        grpc=grpc_door.counters.snapshot() | connections | grpc_denials.numbers(),
         redis=redis_door.counters.numbers() | {"connections": redis_door.connections},
         nodes=[
             NodeStats(

@@ -13,7 +13,7 @@ from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.errors import DataError, Fault, Outcome, Reason
 from sidecar.net.grpc_errors import fail_call, garbled
 from sidecar.net.register_service import DEFAULT_KEYSPACE
-from sidecar.rights import BOTH, STRANGER, Holder, Peer, Rights, Verb, token_digest
+from sidecar.rights import BOTH, STRANGER, Denials, Holder, Peer, Rights, Verb, token_digest
 from sidecar.wire.grpc import Call, UnaryHandler
 
 _METHODS: Final = pb.DESCRIPTOR.services_by_name["Data"].methods_by_name
@@ -39,6 +39,7 @@ class GrpcRights:
     """Those of one door. Who asks is found out once for each client and authorization header."""
 
     def __init__(self, rights: Rights) -> None:
+        self.denials = Denials()
         self._rights = rights
         self._known: dict[tuple[Peer, bytes], Holder] = {}
 
@@ -70,12 +71,15 @@ class GrpcRights:
         outcome = Outcome.NOT_APPLIED if needed & Verb.WRITE else None
         holder = self._holder(call)
         if holder is None:
+            self.denials.unknown_token += 1
             return _unauthenticated(Reason.TOKEN_REFUSED, _REFUSED, outcome, keyspace)
         missing = needed & ~holder.verbs(keyspace)
         if not missing:
             return None
         if holder.is_nobody:
+            self.denials.no_token += 1
             return _unauthenticated(Reason.UNAUTHENTICATED, _MISSING, outcome, keyspace)
+        self.denials.no_right += 1
         return DataError(
             Reason.RIGHT_MISSING,
             Fault.FORBIDDEN,

@@ -1,6 +1,7 @@
 """What the Redis door counts: plain integers, read by the metrics of the admin door."""
 
 from sidecar.redis.command import Family
+from sidecar.rights import Denials
 
 
 class RespCounters:
@@ -19,12 +20,14 @@ class RespCounters:
         "closed_wrong_tokens",
         "connections_accepted",
         "connections_rejected",
+        "denials",
         "errors",
         "pauses",
     )
 
     def __init__(self) -> None:
         self.calls = [0] * len(Family)
+        self.denials = Denials()
         self.errors = 0  # replies that are errors, protocol errors included
         self.bytes_in = 0
         self.bytes_out = 0
@@ -41,5 +44,8 @@ class RespCounters:
 
     def numbers(self) -> dict[str, int]:
         """Everything by name; commands as `calls_read`, `calls_write_many` and so on."""
-        plain = {name: getattr(self, name) for name in self.__slots__ if name != "calls"}
-        return plain | {f"calls_{family.name.lower()}": self.calls[family] for family in Family}
+        plain = {
+            name: getattr(self, name) for name in self.__slots__ if name not in ("calls", "denials")
+        }
+        calls = {f"calls_{family.name.lower()}": self.calls[family] for family in Family}
+        return plain | calls | self.denials.numbers()

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from sidecar.redis import replies
 from sidecar.redis.command import Command, Family, Handler, by_spelling
+from sidecar.redis.counters import RespCounters
 from sidecar.redis.limits import RespLimits
-from sidecar.rights import BOTH, NOTHING, Holder, Rights, Verb, token_digest
+from sidecar.rights import BOTH, NOTHING, Denials, Holder, Rights, Verb, token_digest
 from sidecar.wire.resp_parser import RequestParser
 
 Table = dict[bytes, tuple[Handler, int, int]]  # handler, arity and family by spelling
@@ -106,12 +107,14 @@ class Permits:
         return None
 
     def _wrong_token(self, session: Any) -> bytes:
+        counters: RespCounters = session.door.counters
+        counters.denials.unknown_token += 1
         # Never counted down, or who has one right token could try others for ever.
         count = self._wrong_tokens.get(session.id, 0) + 1
         self._wrong_tokens[session.id] = count
         if count < self._limits.wrong_tokens:
             return replies.WRONG_TOKEN
-        session.door.counters.closed_wrong_tokens += 1
+        counters.closed_wrong_tokens += 1
         return replies.WRONG_TOKENS
 
     def forget(self, session: Any) -> None:
@@ -164,9 +167,12 @@ def _handler(command: Command, known: bool, verbs: Verb) -> Handler:
 
 def _refuse(command: Command, missing: Verb, session: Any, _args: list[bytes]) -> None:
     holder: Holder = session.holder
+    denials: Denials = session.door.counters.denials
     if holder.is_nobody:
+        denials.no_token += 1
         session.fail(replies.NOAUTH)
     else:
+        denials.no_right += 1
         session.fail(
             replies.no_permission(holder.name, command.name, missing.shown(), session.keyspace)
         )

@@ -172,6 +172,20 @@ def test_a_right_taken_away_is_gone_for_who_was_known_already() -> None:
     assert service.ask("Get", Asked(b"Bearer reader")).info.reason == "TOKEN_REFUSED"
 
 
+def test_what_is_denied_is_counted_by_kind() -> None:
+    service = Service()
+    service.ask("Get", Asked())
+    for header in (b"Bearer wrong", b"reader"):
+        service.ask("Get", Asked(header))
+    for method in ("Put", "Delete", "Increment", "Get"):
+        service.ask(method, Asked(b"Bearer reader"))
+    assert service.rights.denials.numbers() == {
+        "denied_no_token": 1,
+        "denied_unknown_token": 2,
+        "denied_no_right": 3,
+    }
+
+
 def test_a_long_header_is_judged_and_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[bytes] = []
     by_digest = Rights.by_digest

@@ -208,6 +208,17 @@ def test_wrong_tokens_are_counted_by_connection_and_forgotten_with_it() -> None:
     assert talk.send("AUTH", "x").endswith(b"closed\r\n")
 
 
+def test_what_is_denied_is_counted_by_kind() -> None:
+    talk = talk_of()
+    numbers = talk.door.counters.numbers
+    talk.send_bytes(packed("GET", "k") * 3 + packed("CLIENT", "ID") + packed("PING"))
+    talk.send("AUTH", "both", "x")
+    assert talk.send("AUTH", "writer token") == OK
+    talk.send_bytes(packed("GET", "k") + packed("SET", "k", "v", "GET") + packed("SET", "k", "v"))
+    told = {name: count for name, count in numbers().items() if name.startswith("denied_")}
+    assert told == {"denied_no_token": 4, "denied_unknown_token": 1, "denied_no_right": 2}
+
+
 def test_a_token_without_a_user_is_enough() -> None:
     assert talk_of().send("AUTH", "reader token") == OK
     assert talk_of().send("AUTH", "default", "reader token") == OK
