@@ -97,7 +97,8 @@ class DataPath:
         self.draining = False
 
     def _make_grpc_door(self) -> GrpcDoor | GrpcioDoor:
-        service = DataService(self.core, time.monotonic, self._grpc_rights)
+        soon = asyncio.get_running_loop().call_soon
+        service = DataService(self.core, time.monotonic, soon, self._grpc_rights)
         data = GrpcRoutes(unary=service.handlers(), stream=service.streams())
         routes = data | standard_routes(self.health, [SERVICE_NAME])
         config = self._config

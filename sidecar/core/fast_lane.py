@@ -99,7 +99,7 @@ class LoneKey(Protocol):
 
     @property
     def asker(self) -> "Asker":
-        """Who hears of its batch, in whose `tag` it is; the same for all that may be together."""
+        """Who hears of its batch, in whose `tag` it is: only its own keys are in it."""
 
 
 class Asker(Protocol):
@@ -111,7 +111,8 @@ class Asker(Protocol):
         """Every key was read: see `raws` and `values`."""
 
     def batch_dissolved(self, batch: "ReadBatch", reads: list[Read]) -> None:
-        """Each key is read by itself from here on; set the reads' `done` before returning."""
+        """Each key is read by itself from here on; set the reads' `done` before returning, and
+        their deadlines if they are not the batch's."""
 
 
 class ReadBatch:
@@ -245,7 +246,8 @@ class FastLane:
 
     def join(self, lone: LoneKey, deadline: float) -> bool:
         """Read a key in one batch with others of this turn that the same replicas are asked for;
-        False: nothing was begun, read it by itself. `end_turn` ends what may be joined.
+        False: nothing was begun, read it by itself. `end_turn` ends what may be joined. At the
+        earliest of their deadlines the batch dissolves; the asker may give each read its own.
         """
         core, key = self._core, lone.key
         try:
@@ -262,8 +264,10 @@ class FastLane:
             return False
         links = targets[0].link if width == 1 else tuple([target.link for target in targets])
         batch = aims.joined.get(links)
-        if batch is None or batch.runs is not None:
+        if batch is None or batch.runs is not None or batch.asker is not lone.asker:
             batch = aims.joined[links] = self._open(lone, deadline, aims)
+        elif deadline < batch.deadline:
+            batch.deadline = deadline
         batch.keys.append(key)
         batch.tag.append(lone)
         batch.targets += targets
@@ -320,8 +324,9 @@ class FastLane:
 
     def _make_aims(self, batch: ReadBatch | LoneKey) -> "_Aims | None":
         table = self._core.tunable_table(batch.keyspace)
-        made = _Aims(table, batch.level) if table is not None else None
-        self._aims.setdefault(batch.keyspace, {})[batch.level] = made
+        if table is None or (batch.level and batch.level not in _BY_AGREEMENT):
+            return None  # and nothing is kept: clients may say anything
+        made = self._aims.setdefault(batch.keyspace, {})[batch.level] = _Aims(table, batch.level)
         return made
 
     def heard_all(self, batch: ReadBatch) -> None:
@@ -456,7 +461,9 @@ def _meets(groups: Needs, plan: tuple[int, ...]) -> bool:
 
 
 def _targets(route: Route, needs: Needs, plan: tuple[int, ...]) -> tuple[Target, ...]:
-    links = [(slot, route.peers[slot].link) for slot in plan]
+    # In an order of their own: buckets that are asked of the same replicas can be read together.
+    by_number = sorted(plan, key=lambda slot: route.peers[slot].node.number)
+    links = [(slot, route.peers[slot].link) for slot in by_number]
     return tuple(Target(route, needs, slot, link) for slot, link in links if link is not None)
 
 

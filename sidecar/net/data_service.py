@@ -1,7 +1,6 @@
 """Service `dabbawala.v1.Data`: messages of the gRPC door to operations, and back."""
 
 from collections.abc import Callable, Iterable
-from typing import cast
 
 from google.protobuf.message import DecodeError
 
@@ -13,6 +12,7 @@ from sidecar.core.scan import Scanner
 from sidecar.core.session_ops import Session
 from sidecar.core.turns import Turns
 from sidecar.errors import DataError, Fault, Reason
+from sidecar.net.get_service import GetCalls, Soon, get_response, level_reached
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
 from sidecar.net.grpc_rights import GrpcRights
 from sidecar.net.pipeline_service import PipelineCalls
@@ -28,24 +28,29 @@ MAX_BATCH_BYTES = 64 << 20  # of values in one BatchGet's answer
 
 
 class DataService:
-    """The handlers. One operation per key; the call itself is the operation's tag."""
+    """The handlers. One operation per key; the call itself is the operation's tag.
+
+    `soon` runs what it is given when the requests of this turn of the loop have been taken.
+    """
 
     def __init__(
         self,
         core: Coordinator,
         monotonic: Callable[[], float],
+        soon: Soon,
         rights: GrpcRights | None = None,
     ) -> None:
         self._core = core
         self._rights = rights
         self._monotonic = monotonic
+        self._gets = GetCalls(core, self.deadline, soon)
         self._registers = RegisterCalls(core, self.deadline)
         self._scans = ScanCalls(core, Scanner(core, monotonic), self.deadline)
 
     def handlers(self) -> dict[bytes, UnaryHandler]:
         """Full method path -> handler, which answers those who may call it."""
         methods: dict[str, UnaryHandler] = {
-            "Get": self.get,
+            "Get": self._gets.get,
             "Put": self.put,
             "Delete": self.delete,
             "CompareAndSet": self._registers.compare_and_set,
@@ -81,26 +86,6 @@ class DataService:
         return self._monotonic() + seconds
 
     # --- single keys
-
-    def get(self, call: Call, message: bytes) -> None:
-        """Get: one key."""
-        try:
-            request = pb.GetRequest.FromString(message)
-        except DecodeError:
-            garbled(call, "GetRequest")
-            return
-        op = Read(
-            request.keyspace or DEFAULT_KEYSPACE,
-            request.key,
-            level=request.consistency,
-            deadline=self.deadline(call, request.timeout_ms),
-            done=_answer_get,
-            tag=call,
-        )
-        if request.session or op.level == SESSION:  # a message's field costs twice as much to ask
-            start_in_session(self._core, op, request.session, _get_response)
-        else:
-            self._core.read(op)
 
     def put(self, call: Call, message: bytes) -> None:
         """Put: one key."""
@@ -331,28 +316,11 @@ def _answer_too_large() -> DataError:
     )
 
 
-def _level(level: int) -> "pb.Consistency.ValueType":
-    return cast("pb.Consistency.ValueType", level)
-
-
-def _get_response(op: Read) -> pb.GetResponse:
-    record = op.record
-    if record is None:
-        return pb.GetResponse(version=op.version, consistency=_level(op.level))
-    return pb.GetResponse(
-        found=True,
-        value=record.value,
-        version=record.version,
-        consistency=_level(op.level),
-        expires_at_ms=record.expires_at_ms,
-    )
-
-
 def _put_response(op: Write) -> pb.PutResponse:
     return pb.PutResponse(
         version=op.version,
         superseded=op.superseded,
-        consistency=_level(op.level),
+        consistency=level_reached(op.level),
         repeated_earlier=op.repeated,
     )
 
@@ -362,22 +330,15 @@ def _delete_response(op: Write) -> pb.DeleteResponse:
         version=op.version,
         superseded=op.superseded,
         existed=op.existed,
-        consistency=_level(op.level),
+        consistency=level_reached(op.level),
         repeated_earlier=op.repeated,
     )
 
 
 def _transact_response(op: GroupWrite) -> pb.TransactResponse:
     return pb.TransactResponse(
-        version=op.version, superseded=op.superseded, consistency=_level(op.level)
+        version=op.version, superseded=op.superseded, consistency=level_reached(op.level)
     )
-
-
-def _answer_get(op: Read) -> None:
-    if op.error is not None:
-        fail_call(op.tag, op.error)
-    else:
-        op.tag.respond(_get_response(op).SerializeToString())
 
 
 def _answer_put(op: Write) -> None:
@@ -424,7 +385,7 @@ def _says_change(item: pb.BatchWriteItem | pb.TransactItem) -> bool:
 def _get_result(op: Read | Write) -> pb.BatchGetResult:
     if op.error is not None or isinstance(op, Write):
         return pb.BatchGetResult(failure=failure_message(op.error))
-    return pb.BatchGetResult(value=_get_response(op))
+    return pb.BatchGetResult(value=get_response(op))
 
 
 def _write_result(op: Read | Write) -> pb.BatchWriteResult:
@@ -448,7 +409,7 @@ def _location_message(found: Location) -> pb.LocateResponse:
         reason=found.reason,
         data_key=found.data_key,
         field=found.field,
-        consistency=_level(found.level),
+        consistency=level_reached(found.level),
         map_revision=found.map_revision,
     )
 

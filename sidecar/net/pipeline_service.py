@@ -15,6 +15,7 @@ from google.rpc.status_pb2 import Status
 from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.net.grpc_errors import bad_request, garbled
 from sidecar.wire.grpc import Call, StreamSink, UnaryHandler
+from sidecar.wire.varint import varint
 
 FIRST_UNDER_WAY: Final = 64  # until the size of answers is known
 MOST_UNDER_WAY: Final = 1024
@@ -167,19 +168,10 @@ class _Item(Call):
 
 def encode_answer(number: int, field: str, message: bytes) -> bytes:
     """A PipelineResponse around a message that is encoded already."""
-    head = b"\x08" + _varint(number) if number else b""
+    head = b"\x08" + varint(number) if number else b""
     return b"%b%b%b%b" % (
         head,
-        _varint(_NUMBERS[field] << 3 | _MESSAGE),
-        _varint(len(message)),
+        varint(_NUMBERS[field] << 3 | _MESSAGE),
+        varint(len(message)),
         message,
     )
-
-
-def _varint(number: int) -> bytes:
-    encoded = bytearray()
-    while number > 0x7F:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)

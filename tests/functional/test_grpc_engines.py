@@ -23,6 +23,7 @@ from tests.support.memory_coordinator import MemoryCoordinator
 pytestmark = pytest.mark.slow
 
 DATA = "/dabbawala.v1.Data/"
+NOW_MS = 1_763_700_000_000
 LIMITS = GrpcLimits(max_message_bytes=1 << 20)
 NO_PROXY = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 
@@ -53,13 +54,14 @@ class Hung:
 
 
 class Engine:
-    """One engine with services of its own."""
+    """One engine with services of its own. `in_batches`: plain Gets are read together."""
 
-    def __init__(self) -> None:
-        core: Any = MemoryCoordinator({0: "default"}, lambda: 1_763_700_000_000)
+    def __init__(self, in_batches: bool) -> None:
+        core: Any = MemoryCoordinator({0: "default"}, lambda: NOW_MS)
+        core.in_batches = in_batches
         self.core: MemoryCoordinator = core
         self.hung = Hung()
-        service = DataService(core, time.monotonic)
+        service = DataService(core, time.monotonic, asyncio.get_running_loop().call_soon)
         extra: dict[bytes, UnaryHandler] = {
             b"/t.T/Meta": echo_metadata,
             b"/t.T/Broken": broken,
@@ -78,8 +80,8 @@ class Engine:
 
 
 @asynccontextmanager
-async def own() -> AsyncIterator[Engine]:
-    engine = Engine()
+async def own(*, in_batches: bool = False) -> AsyncIterator[Engine]:
+    engine = Engine(in_batches)
     door = GrpcDoor(engine.routes, LIMITS, time.monotonic_ns)
     server = await asyncio.get_running_loop().create_server(door, "127.0.0.1", 0)
     try:
@@ -92,8 +94,8 @@ async def own() -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def grpcio() -> AsyncIterator[Engine]:
-    engine = Engine()
+async def grpcio(*, in_batches: bool = False) -> AsyncIterator[Engine]:
+    engine = Engine(in_batches)
     door = GrpcioDoor(engine.routes, LIMITS)
     probe = await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", 0)
     port = probe.sockets[0].getsockname()[1]
@@ -149,10 +151,16 @@ def requests() -> list[tuple[str, bytes]]:
     return [
         data("Put", pb.PutRequest(key=b"k", value=b"v" * 1000)),
         data("Get", pb.GetRequest(key=b"k")),
+        data("Get", pb.GetRequest(key=b"k", consistency=pb.CONSISTENCY_ONE, timeout_ms=900)),
+        data("Get", pb.GetRequest(key=b"k", session=b"new")),
+        data("Get", pb.GetRequest(key=b"k", session=b"wrong")),
         data("Get", pb.GetRequest(key=b"never")),
+        data("Put", pb.PutRequest(key=b"e", value=b"", expires_at_ms=NOW_MS + 60_000)),
+        data("Get", pb.GetRequest(keyspace="default", key=b"e")),
         data("Get", pb.GetRequest(key=b"")),
         data("Get", pb.GetRequest(keyspace="\u043d\u0435\u0442", key=b"k")),
         data("Delete", pb.DeleteRequest(key=b"k")),
+        data("Get", pb.GetRequest(key=b"k")),
         data("BatchWrite", pb.BatchWriteRequest(items=[*items, pb.BatchWriteItem(put=b"x")])),
         data("BatchWrite", pb.BatchWriteRequest(items=[pb.BatchWriteItem(key=b"x")])),
         data("BatchGet", pb.BatchGetRequest(keys=[item.key for item in items])),
@@ -171,12 +179,28 @@ def requests() -> list[tuple[str, bytes]]:
 
 
 async def test_unary_calls_agree() -> None:
-    async with own() as ours, grpcio() as theirs:
+    async with own() as ours, grpcio() as theirs, own(in_batches=True) as joined:
         for path, body in requests():
-            one, other = await ask(ours, path, body), await ask(theirs, path, body)
+            one, *others = [await ask(engine, path, body) for engine in (ours, theirs, joined)]
             if one.code is grpc.StatusCode.RESOURCE_EXHAUSTED and len(body) > 1 << 20:
-                one, other = one._replace(message=""), other._replace(message="")
-            assert one == other, path
+                one = one._replace(message="")
+                others = [other._replace(message="") for other in others]
+            assert others == [one, one], path
+        assert joined.core.batches
+        assert not ours.core.batches
+
+
+async def test_gets_of_one_turn_are_read_together_on_both_engines() -> None:
+    put = pb.PutRequest(key=b"k", value=b"v").SerializeToString()
+    get, no = pb.GetRequest(key=b"k").SerializeToString(), pb.GetRequest(key=b"never")
+    async with own(in_batches=True) as ours, grpcio(in_batches=True) as theirs:
+        for engine in (ours, theirs):
+            await ask(engine, DATA + "Put", put)
+            asked = [get, no.SerializeToString()] * 20
+            said = await asyncio.gather(*[ask(engine, DATA + "Get", body) for body in asked])
+            answers = [pb.GetResponse.FromString(one.answers[0]) for one in said]
+            assert [answer.value for answer in answers] == [b"v", b""] * 20
+            assert sum(len(batch.keys) for batch in engine.core.batches) == 40
 
 
 async def test_metadata_and_compression_agree() -> None:

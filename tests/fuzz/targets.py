@@ -6,12 +6,17 @@ An answer must not depend on where the pieces were cut. A target raises nothing,
 from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
+from google.protobuf.message import DecodeError
+
+from protos.dabbawala.v1 import data_pb2 as pb
 from replicas.version import HybridClock
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.sessions import SessionKeys
 from sidecar.core.walk import decode_cursor
 from sidecar.errors import DataError
 from sidecar.net.data_service import DataService
+from sidecar.net.get_messages import LEARN_EACH, GetForms
+from sidecar.net.get_service import level_reached
 from sidecar.redis.limits import RespLimits
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes
@@ -132,11 +137,31 @@ def requests(pieces: Sequence[bytes]) -> object:
         dice=Random(1),
         default_timeout_ms=1000,
     )
-    handlers = list(DataService(core, lambda: 0.0).handlers().values())
+    handlers = list(DataService(core, lambda: 0.0, lambda act: None).handlers().values())
     call = _Noted()
     handlers[(body[0] if body else 0) % len(handlers)](call, body[1:])
     assert len(call.endings) <= 1
-    return call.endings
+    return call.endings, _plain_get(body[1:])
+
+
+def _plain_get(message: bytes) -> object:
+    """What is read without protobuf is what protobuf reads; whatever was read before, too."""
+    try:
+        request = pb.GetRequest.FromString(message)
+    except DecodeError:
+        request = pb.GetRequest(key=b"k")
+    forms = GetForms()
+    for _ in range(LEARN_EACH):
+        forms.learn(pb.GetRequest(key=b"k").SerializeToString(), pb.GetRequest(key=b"k"))
+    for _ in range(LEARN_EACH):
+        forms.learn(message, request)
+    found = forms.read(message)
+    if found is not None:
+        keyspace, key, level, timeout_ms = found
+        assert request == pb.GetRequest(
+            keyspace=keyspace, key=key, consistency=level_reached(level), timeout_ms=timeout_ms
+        )
+    return found
 
 
 def token(pieces: Sequence[bytes]) -> object:

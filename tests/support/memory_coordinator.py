@@ -14,7 +14,7 @@ from buckets.hashing import bucket_shift, key_hash
 from replicas.changes import Current, Refuse
 from replicas.record import Record, decode_record, encode_record
 from replicas.version import HybridClock
-from sidecar.core.fast_lane import LoneKey, ReadBatch
+from sidecar.core.fast_lane import Asker, LoneKey, ReadBatch
 from sidecar.core.listing import Listing
 from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
@@ -25,7 +25,6 @@ from sidecar.errors import DataError, Fault, Outcome, Reason
 
 MAX_KEY_BYTES = 1024
 _BUCKETS = 64
-_UNSPECIFIED = Consistency.UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +60,7 @@ class MemoryCoordinator:
         self.linearizable = False  # all keyspaces are
         self.in_batches = False  # whether reads that came together are answered as one
         self.batches: list[ReadBatch] = []  # begun
-        self._joined: dict[tuple[str, int], ReadBatch] = {}
+        self._joined: dict[tuple[str, int, Asker], ReadBatch] = {}
         self.failures: dict[bytes, DataError] = {}  # answered instead, by key
         self.held: list[Callable[[], None]] | None = None  # answers held back, in order of asking
         self._clock = clock
@@ -83,8 +82,7 @@ class MemoryCoordinator:
             op.record = record if record is not None and record.live(self._clock()) else None
             op.version = record.version if record is not None else b""
             op.acks = 1
-        if op.level is _UNSPECIFIED:
-            op.level = Consistency.QUORUM
+        op.level = op.level or Consistency.QUORUM
         self._answer(op)
 
     def read_batch(self, batch: ReadBatch) -> bool:
@@ -94,6 +92,8 @@ class MemoryCoordinator:
             return False
         now_ms = self._clock()
         found = [self._data[batch.keyspace].get(key) for key in batch.keys]
+        batch.level = batch.level or Consistency.QUORUM
+        batch.raws = [record.raw if record else None for record in found]
         batch.values = [
             record.value if record and record.live(now_ms) else None for record in found
         ]
@@ -107,7 +107,7 @@ class MemoryCoordinator:
             return False
         if self._failure(lone.key):
             return False
-        group = (lone.keyspace, lone.level)
+        group = (lone.keyspace, lone.level, lone.asker)
         if group not in self._joined:
             batch = ReadBatch(lone.asker, lone.keyspace, [], lone.level, deadline)
             batch.tag = []

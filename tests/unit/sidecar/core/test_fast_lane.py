@@ -1,5 +1,6 @@
 """The fast lane: when a batch is answered as one, when not, and that it is then as if by itself."""
 
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -371,8 +372,10 @@ class Crowd:
         self.together: list[list[bytes]] = []  # keys that were answered as one
         self.dissolved: list[bytes] = []
 
-    def wants(self, key: bytes, level: int = Consistency.ONE) -> bool:
-        deadline = self.cluster.now_s + TIMEOUT_S
+    def wants(
+        self, key: bytes, level: int = Consistency.ONE, *, timeout_s: float = TIMEOUT_S
+    ) -> bool:
+        deadline = self.cluster.now_s + timeout_s
         return self.cluster.sidecar.core.join_batch(Lone(self, key, level=level), deadline)
 
     def end_turn(self) -> None:
@@ -412,6 +415,53 @@ def test_lone_keys_of_one_turn_are_answered_replica_by_replica() -> None:
     assert Counter(crowd.answers) == {(A, None): 2, (B, None): 2, (C, None): 2}
     assert [len(keys) for keys in crowd.together] == [2, 2, 2]
     assert cluster.sidecar.core.active == 0
+
+
+@pytest.mark.parametrize("level", [Consistency.QUORUM, Consistency.ALL])
+def test_who_is_asked_of_the_same_replicas_in_any_order_is_read_together(
+    level: Consistency,
+) -> None:
+    """They take turns to be the first, but all are asked at once."""
+    cluster = FakeCluster(zones=1)
+    crowd = Crowd(cluster)
+    assert all(crowd.wants(A, level) for _ in range(6))
+    crowd.end_turn()
+    cluster.flow()
+    assert [len(keys) for keys in crowd.together] == (
+        [2, 2, 2] if level is Consistency.QUORUM else [6]
+    )
+
+
+def test_keys_of_several_askers_are_kept_apart(cluster: FakeCluster, crowd: Crowd) -> None:
+    others = Crowd(cluster)
+    assert all(who.wants(key) for who, key in ((crowd, A), (others, B), (others, A), (crowd, C)))
+    crowd.end_turn()
+    cluster.flow()
+    assert sorted(crowd.answers) == [(A, b"aa"), (C, None)]
+    assert others.together == [[B, A]]
+
+
+@pytest.mark.parametrize("timeouts", [(1.0, 0.003), (0.003, 1.0)])
+def test_a_batch_of_lone_keys_dissolves_at_the_earliest_of_their_deadlines(
+    cluster: FakeCluster, crowd: Crowd, timeouts: tuple[float, float]
+) -> None:
+    for key, timeout_s in zip((A, B), timeouts, strict=True):
+        assert crowd.wants(key, timeout_s=timeout_s)
+    crowd.end_turn()
+    cluster.wait(0.005)
+    assert crowd.dissolved == [A, B]
+
+
+def test_of_what_clients_make_up_nothing_is_kept(cluster: FakeCluster, crowd: Crowd) -> None:
+    assert crowd.wants(A)
+    tracemalloc.start()
+    for number in range(1000):
+        made_up = Lone(crowd, A, keyspace=f"made-up-{number}")
+        assert not cluster.sidecar.core.join_batch(made_up, 1.0)
+        assert not crowd.wants(A, 1000 + number)
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept_bytes < 50_000
 
 
 def test_who_comes_in_the_next_turn_begins_anew(cluster: FakeCluster, crowd: Crowd) -> None:

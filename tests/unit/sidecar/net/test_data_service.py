@@ -37,6 +37,7 @@ def service() -> Any:
     return DataService(
         MemoryCoordinator({0: "default"}, now_ms),  # type: ignore[arg-type]
         time.monotonic,
+        lambda act: None,
     )
 
 

@@ -53,7 +53,7 @@ class Stream:
 
     def __init__(self) -> None:
         self.core = MemoryCoordinator({0: "default"}, lambda: 1_763_700_000_000)
-        service = DataService(self.core, time.monotonic)  # type: ignore[arg-type]
+        service = DataService(self.core, time.monotonic, lambda act: None)  # type: ignore[arg-type]
         self.call = StreamCall()
         self.sink: StreamSink = service.streams()[SERVICE + b"Pipeline"].start(self.call)
 

@@ -60,9 +60,9 @@ def test_keyspaces_and_levels_are_kept_apart(talk: Conversation, others: list[Se
     talk.end_turn()
     batches = talk.coordinator.batches
     assert [(batch.keyspace, batch.level) for batch in batches] == [
-        ("default", Consistency.UNSPECIFIED),
+        ("default", Consistency.QUORUM),
         ("default", Consistency.ONE),
-        ("other", Consistency.UNSPECIFIED),
+        ("other", Consistency.QUORUM),
     ]
     assert [session.take_output() for session in others][1:] == [b"$1\r\nA\r\n", b"$-1\r\n"]
 
