@@ -11,8 +11,12 @@ from sidecar.wire.http2_headers import encode_field
 
 GET_PATH = b"/dabbawala.v1.Data/Get"
 BATCH_PATH = b"/dabbawala.v1.Data/BatchGet"
+PUT_PATH = b"/dabbawala.v1.Data/Put"
+PIPELINE_PATH = b"/dabbawala.v1.Data/Pipeline"
 OPENING = h2.PREFACE + h2.settings_frame({})
+READS_NOTHING = h2.PREFACE + h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0})
 MIB = 1 << 20
+WINDOW_BYTES = 256 << 10  # of a stream, as the door announces it
 
 
 def head(path: bytes = GET_PATH, *fields: tuple[bytes, bytes]) -> bytes:
@@ -86,9 +90,18 @@ def _half_requests(number: int) -> bytes:
 def _batch(stream: int) -> bytes:
     keys = [b"k%d" % key for key in range(10_000)]
     body = message(data_pb2.BatchGetRequest(keyspace="default", keys=keys).SerializeToString())
+    return _in_frames(stream, body, ended=True)
+
+
+def _pipeline(body: bytes) -> Callable[[int], bytes]:
+    """A Pipeline on which so much is said, and which stays open."""
+    return lambda stream: headers(stream, head(PIPELINE_PATH)) + _in_frames(stream, body)
+
+
+def _in_frames(stream: int, body: bytes, *, ended: bool = False) -> bytes:
     step = h2.DEFAULT_MAX_FRAME_BYTES
     parts = [body[at : at + step] for at in range(0, len(body), step)]
-    return b"".join(data(stream, part, ended=part is parts[-1]) for part in parts)
+    return b"".join(data(stream, part, ended=ended and part is parts[-1]) for part in parts)
 
 
 def _zipped(stream: int) -> bytes:
@@ -98,6 +111,32 @@ def _zipped(stream: int) -> bytes:
 
 
 _GZIPPED = gzip.compress(bytes(8 * MIB))
+# As many requests as a window takes.
+_SMALL_REQUEST = message(
+    data_pb2.PipelineRequest(locate=data_pb2.LocateRequest(key=b"k" * 190)).SerializeToString()
+)
+_SMALL_REQUESTS = _SMALL_REQUEST * (WINDOW_BYTES // len(_SMALL_REQUEST))
+_MIDDLING = data_pb2.PutRequest(keyspace="default", key=b"middling", value=bytes(60_000))
+_GET = data_pb2.GetRequest(
+    keyspace="default", key=b"middling", consistency=data_pb2.CONSISTENCY_ONE, timeout_ms=10_000
+)
+# As many as are begun at once.
+_GETS = b"".join(
+    message(data_pb2.PipelineRequest(id=number, get=_GET).SerializeToString())
+    for number in range(64)
+)
+
+
+def _pipelines_of_gets(number: int) -> bytes:
+    """200 Pipelines first, all open before anything is queued; then requests on 16 of them."""
+    if not number:
+        put = headers(1, head(PUT_PATH)) + _in_frames(
+            1, message(_MIDDLING.SerializeToString()), ended=True
+        )
+        return put + b"".join(headers(3 + 2 * at, head(PIPELINE_PATH)) for at in range(200))
+    first = 32 * number - 29
+    return b"".join(_in_frames(stream, _GETS) for stream in range(first, first + 32, 2))
+
 
 # Each is answered by GOAWAY ENHANCE_YOUR_CALM.
 FLOODS = (
@@ -213,11 +252,26 @@ GRINDS = (
     Attack(name="half requests", opening=OPENING, burst=_half_requests, frames=600, bursts=3),
     Attack(
         name="answers behind a window of 0",
-        opening=h2.PREFACE + h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0}),
+        opening=READS_NOTHING,
         burst=on_each_stream(lambda s: get_call(s, b"large"), 4),
         frames=8,
         bursts=60,
         pace_s=0.02,
+    ),
+    Attack(
+        name="answers of Pipelines behind a window of 0",
+        opening=READS_NOTHING,
+        burst=_pipelines_of_gets,
+        frames=1_040,
+        bursts=13,
+        pace_s=0.2,
+    ),
+    Attack(
+        name="requests that pile up in Pipelines",
+        opening=READS_NOTHING,
+        burst=on_each_stream(_pipeline(_SMALL_REQUESTS), 1),
+        frames=17,
+        bursts=600,
     ),
     Attack(
         name="answers that are not read",

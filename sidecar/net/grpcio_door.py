@@ -265,6 +265,9 @@ class _GrpcioCall(Call):
         self.over.set()
         self._more.set()
 
+    def keep(self, size: int) -> bool:
+        return True  # read message by message: little comes after `pause`
+
     def pause(self) -> None:
         self.reading.clear()
 

@@ -2,7 +2,8 @@
 
 Each request goes to the handler of its method, through a call whose answer is one message of the
 stream. How many are under way at once follows the size of the answers: those that a client does
-not read yet are kept in memory, so what it sends on waits with it.
+not read yet are kept in memory, so what it sends on waits with it. What it had sent before it could
+know that is kept here, and counted: a window full of tiny requests is many times as large.
 """
 
 from collections import deque
@@ -13,7 +14,8 @@ from google.protobuf.message import DecodeError
 from google.rpc.status_pb2 import Status
 
 from protos.dabbawala.v1 import data_pb2 as pb
-from sidecar.net.grpc_errors import bad_request, garbled
+from sidecar.errors import DataError, Fault, Reason
+from sidecar.net.grpc_errors import bad_request, fail_call, garbled
 from sidecar.wire.grpc import Call, StreamSink, UnaryHandler
 from sidecar.wire.varint import varint
 
@@ -21,6 +23,7 @@ FIRST_UNDER_WAY: Final = 64  # until the size of answers is known
 MOST_UNDER_WAY: Final = 1024
 LEAST_UNDER_WAY: Final = 2
 UNDER_WAY_BYTES: Final = 4 << 20  # of answers, going by the sizes just seen
+WAITING_OVERHEAD_BYTES: Final = 56  # a bytes object and its place in a queue
 
 _NUMBERS: Final = {field.name: field.number for field in pb.PipelineResponse.DESCRIPTOR.fields}
 _MESSAGE: Final = 2  # the wire type of what has a length
@@ -47,6 +50,9 @@ class _Pipeline:
         self.call = call
         self._calls = calls
         self._waiting: deque[bytes] = deque()  # at most what a window holds
+        self._waiting_bytes = 0  # their memory
+        self._kept_bytes = 0  # what the call knows of that
+        self._too_much = False  # they were let go: the call fails once what is under way has ended
         self._under_way = 0
         self._limit = FIRST_UNDER_WAY
         self._answer_bytes = UNDER_WAY_BYTES / FIRST_UNDER_WAY
@@ -61,8 +67,10 @@ class _Pipeline:
     # --- StreamSink
 
     def message(self, message: bytes) -> None:
-        self._waiting.append(message)
-        self._go_on()
+        if not self._too_much:
+            self._waiting.append(message)
+            self._waiting_bytes += len(message) + WAITING_OVERHEAD_BYTES
+            self._go_on()
 
     def half_closed(self) -> None:
         self._last_received = True
@@ -70,7 +78,7 @@ class _Pipeline:
 
     def cancelled(self) -> None:
         # What is under way can not be called back: the call keeps its place until it has ended.
-        self._waiting.clear()
+        self._forget_waiting()
         self._last_received = True
         self._go_on()
 
@@ -104,16 +112,38 @@ class _Pipeline:
             return  # a request that is answered at once
         self._starting = True
         while self._waiting and not self._full and self._under_way < self._limit:
-            self._begin(self._waiting.popleft())
+            message = self._waiting.popleft()
+            self._waiting_bytes -= len(message) + WAITING_OVERHEAD_BYTES
+            self._begin(message)
         self._starting = False
+        if self._waiting_bytes != self._kept_bytes:
+            self._account()
         self._regulate()
         if self._last_received and not self._waiting and not self._under_way:
+            self._end()
+
+    def _account(self) -> None:
+        self._kept_bytes = self._waiting_bytes
+        if not self.call.keep(self._kept_bytes):
+            self._forget_waiting()
+            self._too_much = self._last_received = True
+
+    def _forget_waiting(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = self._kept_bytes = 0
+        self.call.keep(0)
+
+    def _end(self) -> None:
+        if self._too_much:
+            fail_call(self.call, _too_much_waits())
+        else:
             self.call.finish()
 
     def _regulate(self) -> None:
-        if bool(self._waiting) != self._paused and not self.call.cancelled:
-            self._paused = bool(self._waiting)
-            if self._paused:
+        stopped = bool(self._waiting) or self._too_much
+        if stopped != self._paused and not self.call.cancelled:
+            self._paused = stopped
+            if stopped:
                 self.call.pause()
             else:
                 self.call.resume()
@@ -164,6 +194,15 @@ class _Item(Call):
             return
         self.ended = True
         self._pipeline.answered(encode_answer(self._id, field, message))
+
+
+def _too_much_waits() -> DataError:
+    return DataError(
+        Reason.OVERLOADED,
+        Fault.OVERLOADED,
+        "too many requests of this client's pipelines wait until answers are read; those without an"
+        " answer were not begun. Read while you send, and use fewer streams",
+    )
 
 
 def encode_answer(number: int, field: str, message: bytes) -> bytes:

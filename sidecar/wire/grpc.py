@@ -87,6 +87,12 @@ class Call:
         """Ends a streaming answer, after all that was sent."""
         raise NotImplementedError
 
+    def keep(self, size: int) -> bool:
+        """The service keeps `size` bytes in all of what the client has sent on this call. False:
+        they are too many, and it has to let go of them. They count until the call has ended.
+        """
+        raise NotImplementedError
+
     def pause(self) -> None:
         """Asks the client to stop sending; what a window holds (256 KiB) may still come."""
         raise NotImplementedError

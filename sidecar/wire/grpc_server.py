@@ -203,11 +203,12 @@ class _UnaryCall(_ServedCall):
 class _StreamCall(_ServedCall):
     """Any number of messages in, any number out."""
 
-    __slots__ = ("_sink",)
+    __slots__ = ("_kept_bytes", "_sink")
 
     def __init__(self, connection: GrpcConnection, stream: Stream, request: GrpcRequest) -> None:
         super().__init__(connection, stream, request)
         self._sink: StreamSink | None = None
+        self._kept_bytes = 0  # by the service
 
     def begin(self, handler: StreamHandler) -> None:
         """Apart from the constructor: the stream must know its user before a service acts."""
@@ -234,6 +235,18 @@ class _StreamCall(_ServedCall):
             self.fail(INTERNAL, "the request ended in the middle of a message")
         elif ended:
             self._guarded(sink.half_closed)
+
+    def keep(self, size: int) -> bool:
+        if self.ended or self.cancelled:
+            return True
+        gained, self._kept_bytes = size - self._kept_bytes, size
+        return self._connection.hold(gained) or gained <= 0
+
+    def _release(self) -> None:
+        super()._release()
+        if self._kept_bytes:
+            self._connection.hold(-self._kept_bytes)
+            self._kept_bytes = 0
 
     def stream_died(self) -> None:
         ended_before = self.ended

@@ -28,6 +28,9 @@ class Http2Limits:
     max_connection_queued_bytes: int = 64 * MIB
     # With this much queued on all connections, those with a queue of their own open no more.
     max_door_queued_bytes: int = 256 * MIB
+    # With so many times that much, from streams that were open before, an answer that would have to
+    # be queued too is dropped with its stream.
+    queued_grace: int = 2
     # What is made ready for the socket in one turn of the loop.
     max_turn_bytes: int = 256 * KIB
 

@@ -60,7 +60,10 @@ class Http2Streams:
         else:
             self.out.headers(stream.id, head)
             self.out.queue(stream, body)
-            self.out.end(stream, tail)
+            if self._overflows(len(body)):
+                self._reset_stream(stream, h2.ENHANCE_YOUR_CALM)
+            else:
+                self.out.end(stream, tail)
 
     def start(self, stream: Stream, head: bytes) -> None:
         """The headers of an answer that comes in parts."""
@@ -70,13 +73,17 @@ class Http2Streams:
     def send(self, stream: Stream, body: bytes) -> bool:
         """Body bytes. False: they are queued, but wait for `stream_drained` before sending more.
 
-        A writer that does not wait loses its stream at `max_queued_bytes`.
+        A writer that does not wait loses its stream at `max_queued_bytes`; who sends to a client
+        that reads nothing of many streams loses it earlier.
         """
         if stream.reset:
             return False
         queued = self.out.queue(stream, body)
         if queued > self._limits.max_queued_bytes and queued > len(body):
             self._reset_stream(stream, h2.INTERNAL_ERROR)
+            return False
+        if self._overflows(len(body)):
+            self._reset_stream(stream, h2.ENHANCE_YOUR_CALM)
             return False
         return not must_wait(stream, queued)
 
@@ -187,6 +194,17 @@ class Http2Streams:
             and now_ns - stream.opened_ns > self._limits.request_timeout_ns
         ):
             self._reset_stream(stream, h2.CANCEL)
+
+    def _overflows(self, size: int) -> bool:
+        """Whether too much is queued with these last `size` bytes: streams that were open before
+        the bounds for new ones were reached may bring many times as much.
+        """
+        limits = self._limits
+        queued, grace = self.out.queued_bytes, limits.queued_grace
+        return queued > size and (
+            queued > grace * limits.max_connection_queued_bytes
+            or self._counters.queued_bytes > grace * limits.max_door_queued_bytes
+        )
 
     # How streams end.
 

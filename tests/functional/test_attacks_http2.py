@@ -56,8 +56,8 @@ def test_a_flood_is_told_to_calm_down_and_closed(target: Target, attack: Attack)
             assert goaway(fought.heard) == "ENHANCE_YOUR_CALM"
 
 
-# Values behind windows or in sockets: 64 MiB of one client, and as much under way.
-QUEUED_BYTES = 192 * MIB
+# Values behind windows or in sockets: 128 MiB of one client, and as much under way.
+QUEUED_BYTES = 320 * MIB
 
 
 @pytest.mark.parametrize("attack", hostile.GRINDS, ids=lambda attack: attack.name)

@@ -6,17 +6,23 @@ from google.protobuf.message import Message
 
 from protos.dabbawala.v1 import data_pb2 as pb
 from sidecar.net.data_service import SERVICE, DataService
-from sidecar.net.pipeline_service import FIRST_UNDER_WAY, LEAST_UNDER_WAY, encode_answer
+from sidecar.net.pipeline_service import (
+    FIRST_UNDER_WAY,
+    LEAST_UNDER_WAY,
+    WAITING_OVERHEAD_BYTES,
+    encode_answer,
+)
 from sidecar.wire.grpc import Call, StreamSink
 from tests.support.memory_coordinator import MemoryCoordinator
 
 INVALID_ARGUMENT = 3
+RESOURCE_EXHAUSTED = 8
 
 
 class StreamCall(Call):
     """The stream's own call: keeps what is sent; its client may stop reading."""
 
-    __slots__ = ("dead", "paused", "room", "sent", "status")
+    __slots__ = ("dead", "kept_bytes", "most_bytes", "paused", "room", "sent", "status")
 
     def __init__(self) -> None:
         super().__init__(method=SERVICE + b"Pipeline", metadata=(), timeout_ns=None)
@@ -25,6 +31,8 @@ class StreamCall(Call):
         self.paused = False
         self.dead = False
         self.status = -1
+        self.kept_bytes = 0
+        self.most_bytes = 1 << 30
 
     @property
     def cancelled(self) -> bool:
@@ -36,6 +44,10 @@ class StreamCall(Call):
 
     def finish(self, status: int = 0, message: str = "", details: bytes = b"") -> None:
         self.ended, self.status = True, status
+
+    def keep(self, size: int) -> bool:
+        self.kept_bytes = size
+        return size <= self.most_bytes
 
     def pause(self) -> None:
         self.paused = True
@@ -131,6 +143,33 @@ def test_a_client_that_does_not_read_is_not_read() -> None:
     stream.call.on_writable(stream.call)
     assert stream.call.numbers == list(range(10))
     assert not stream.call.paused
+
+
+def test_requests_that_wait_are_counted_with_what_each_takes() -> None:
+    stream = Stream()
+    stream.call.room = False
+    for number in range(10):
+        stream.ask(number, get=get())
+    assert stream.call.kept_bytes > 9 * WAITING_OVERHEAD_BYTES
+    stream.call.room = True
+    assert stream.call.on_writable is not None
+    stream.call.on_writable(stream.call)
+    assert stream.call.kept_bytes == 0
+
+
+def test_too_many_that_wait_are_let_go_and_the_call_fails_after_what_was_begun() -> None:
+    stream = Stream()
+    stream.core.hold()
+    stream.call.most_bytes = 500
+    for number in range(FIRST_UNDER_WAY + 20):
+        stream.ask(number, get=get())
+    assert stream.call.kept_bytes == 0
+    assert not stream.call.ended
+    assert stream.call.paused
+    stream.ask(999, get=get())  # it was on its way
+    stream.core.release()
+    assert sorted(stream.call.numbers) == list(range(FIRST_UNDER_WAY))
+    assert stream.call.status == RESOURCE_EXHAUSTED
 
 
 def test_large_answers_let_less_be_under_way() -> None:

@@ -190,6 +190,25 @@ def test_the_door_bounds_all_connections_together() -> None:
     assert second.hears()[0].startswith("HEADERS 1 200 grpc-status=8")
 
 
+def test_what_a_service_keeps_of_a_stream_is_held_memory_until_the_call_has_ended(
+    peer: Peer, recorder: Recorder
+) -> None:
+    limits = GrpcLimits(max_held_bytes=1_000)
+    peer = Peer(GrpcRoutes(stream={b"/t.T/Stream": recorder}), limits)
+    peer.says(request(1, "/t.T/Stream"), request(3, "/t.T/Stream"))
+    first, second = recorder.calls
+    assert first.keep(900)
+    assert not second.keep(200)
+    assert first.keep(800)
+    assert peer.server.held_bytes == peer.counters.held_bytes == 1_000
+    first.finish()
+    assert peer.server.held_bytes == 200
+    peer.says(h2.rst_stream_frame(3, h2.CANCEL))
+    assert second.keep(100)  # too late to count
+    second.finish()
+    assert peer.server.held_bytes == peer.counters.held_bytes == 0
+
+
 def test_answers_that_nobody_takes_are_bounded_over_all_connections() -> None:
     """Who has some of them opens no more streams; others are served."""
     routes = GrpcRoutes({b"/t.T/Echo": echo})

@@ -4,7 +4,7 @@ import pytest
 
 from sidecar.wire import http2_frames as h2
 from sidecar.wire.grpc import Call, GrpcLimits, GrpcRoutes, StreamSink
-from sidecar.wire.http2_limits import SECOND_NS
+from sidecar.wire.http2_limits import SECOND_NS, Counters
 from tests.support.http2_playbook import Peer, call, data, echo, headers, message, request
 
 KIB = 1024
@@ -18,8 +18,11 @@ class Service:
         self.cancelled: list[Call] = []
 
     def peer(self, **limits: int) -> Peer:
+        return self.peer_of(Counters(), **limits)
+
+    def peer_of(self, door: Counters, **limits: int) -> Peer:
         routes = GrpcRoutes({b"/t.T/Echo": echo, b"/t.T/Keep": self._keep}, {b"/t.T/Stream": self})
-        return Peer(routes, GrpcLimits(**limits))
+        return Peer(routes, GrpcLimits(**limits), counters=door)
 
     def _keep(self, call: Call, message: bytes) -> None:
         self.kept.append(call)
@@ -189,7 +192,7 @@ def test_answers_that_are_not_read_stop_new_streams(service: Service) -> None:
     peer = service.peer(max_connection_queued_bytes=100 * KIB)
     peer.says(call(1, "/t.T/Keep"), call(3, "/t.T/Keep"))
     for kept in service.kept:
-        kept.respond(b"x" * 100 * KIB)
+        kept.respond(b"x" * 99 * KIB)
     peer.hears()
     peer.says(call(5))
     assert peer.hears() == ["RST_STREAM 5 REFUSED_STREAM"]
@@ -197,6 +200,45 @@ def test_answers_that_are_not_read_stop_new_streams(service: Service) -> None:
     assert peer.hears() == ["HEADERS 7 200"]
     peer.says(h2.rst_stream_frame(3, h2.CANCEL), h2.rst_stream_frame(7, h2.CANCEL))
     assert peer.http.out.queued_bytes == 0
+
+
+@pytest.mark.parametrize("path", ["/t.T/Keep", "/t.T/Stream"])
+def test_answers_of_streams_that_were_open_already_are_bounded_too(
+    service: Service, path: str
+) -> None:
+    peer = service.peer(max_connection_queued_bytes=100 * KIB)
+    peer.says(h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0}))
+    peer.says(
+        *(request(stream, path) + data(stream, message(b"x"), end=True) for stream in (1, 3, 5))
+    )
+    for kept in service.kept:
+        if path == "/t.T/Keep":
+            kept.respond(b"x" * 90 * KIB)
+        else:
+            kept.send(b"x" * 90 * KIB)
+    assert [line for line in peer.hears() if "RST" in line] == ["RST_STREAM 5 ENHANCE_YOUR_CALM"]
+    assert 180 * KIB <= peer.http.out.queued_bytes <= 181 * KIB
+
+
+def test_one_answer_however_large_is_queued_whole(service: Service) -> None:
+    peer = service.peer(max_connection_queued_bytes=100 * KIB, max_door_queued_bytes=100 * KIB)
+    peer.says(call(1, "/t.T/Keep"))
+    service.kept[0].respond(b"x" * 900 * KIB)
+    peer.says(h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 1 << 20}))
+    peer.says(h2.window_update_frame(0, 1 << 20))
+    assert peer.hears()[-1] == "TRAILERS 1 grpc-status=0"
+
+
+def test_a_door_full_of_answers_drops_those_of_who_has_more_of_them(service: Service) -> None:
+    door = Counters()
+    first, second = (service.peer_of(door, max_door_queued_bytes=100 * KIB) for _ in range(2))
+    for peer in (first, second):
+        peer.says(h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0}))
+        peer.says(call(1, "/t.T/Keep"), call(3, "/t.T/Keep"))
+    for kept in service.kept:
+        kept.respond(b"x" * 90 * KIB)
+    assert "RST_STREAM 3 ENHANCE_YOUR_CALM" not in first.hears()
+    assert [line for line in second.hears() if "RST" in line] == ["RST_STREAM 3 ENHANCE_YOUR_CALM"]
 
 
 # A full socket.
