@@ -7,10 +7,8 @@ import msgspec
 import uvloop
 
 from sidecar.app import Sidecar, default_id
-from sidecar.config import LISTS, ConfigError, SidecarConfig, load_config
+from sidecar.config import BAD_CONFIGURATION, LISTS, ConfigError, SidecarConfig, load_config
 from sidecar.logs import set_up_logs
-
-BAD_CONFIGURATION = 2
 
 
 def main() -> None:

@@ -31,8 +31,6 @@ class AdminSource:
     stats: Callable[[], WorkerStats]  # summed over the workers
     bucket_map: Callable[[], BucketMap | None]
     feed: Callable[[], dict[str, Any]]  # how the map gets here, and how old it is
-    tls_problem: Callable[[], str]  # empty: none
-    rights_problem: Callable[[], str]
     repaired: Callable[[Repaired], None]
     drain: Callable[[], Awaitable[None]]
     quit: Callable[[], None]
@@ -89,10 +87,10 @@ class _Pages:
             lines.append(f"hints {hints.state}: {hints.problem}")
         if stats.clock.problem:
             lines.append(f"clock {stats.clock.state}: {stats.clock.problem}")
-        if self._source.tls_problem():
-            lines.append(f"tls: {self._source.tls_problem()}")
-        if self._source.rights_problem():
-            lines.append(f"rights: {self._source.rights_problem()}")
+        if stats.tls_problem:
+            lines.append(f"tls: {stats.tls_problem}")
+        if stats.rights_problem:
+            lines.append(f"rights: {stats.rights_problem}")
         return PlainTextResponse("\n".join(lines) + "\n")
 
     async def live(self, request: Request) -> Response:

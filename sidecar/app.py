@@ -159,8 +159,6 @@ class Sidecar:
             stats=self._stats,
             bucket_map=lambda: self._path.core.map,
             feed=self._feed_view,
-            tls_problem=lambda: self._path.tls.problem if self._path.tls is not None else "",
-            rights_problem=self._path.rights_problem,
             repaired=self._repaired,
             drain=self._drain,
             quit=self._stopping.set,

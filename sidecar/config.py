@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 ENV_PREFIX = "DABBA_SIDECAR_"
+BAD_CONFIGURATION = 2  # status of a process that can not start with what it was told
 ENGINES = ("own", "grpcio")
 LISTS = ("control_planes", "tls_identities")  # comma separated in variables and flags
 

@@ -223,15 +223,14 @@ class DataPath:
             return "no node answers: " + next(iter(peers)).explanation
         return ""
 
-    def rights_problem(self) -> str:
-        """Why a new rights_file is not in force; empty: it is."""
-        return self.rights.problem if self.rights is not None else ""
-
     def stats(self) -> WorkerStats:
         """What this worker counted."""
         hints = self.hints.view()
         denials = self._grpc_rights.denials if self._grpc_rights is not None else Denials()
-        return worker_stats(self.core, self.grpc_door, self.redis_door, hints, denials)
+        stats = worker_stats(self.core, self.grpc_door, self.redis_door, hints, denials)
+        stats.tls_problem = self.tls.problem if self.tls is not None else ""
+        stats.rights_problem = self.rights.problem if self.rights is not None else ""
+        return stats
 
     async def drain(self) -> None:
         """Take no new connection, finish what is under way, then close; bounded in time."""

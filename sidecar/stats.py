@@ -1,9 +1,10 @@
 """What workers counted, as plain values that add up: for the admin door and for metrics."""
 
+import os
 import resource
 import time
 from collections.abc import Iterable
-from pathlib import Path
+from functools import cache
 
 import msgspec
 
@@ -85,6 +86,8 @@ class WorkerStats(msgspec.Struct):
     map_revision: int
     resident_bytes: int
     uptime_s: float
+    tls_problem: str = ""  # why new files are not in force; empty: they are
+    rights_problem: str = ""
     workers: int = 1
 
 
@@ -177,9 +180,15 @@ def _rounded(value_ms: float | None) -> float | None:
     return None if value_ms is None else round(value_ms, 1)
 
 
+@cache
+def _memory_file() -> int:
+    # Kept open: what a process counts is asked for when it has no file descriptor left, too.
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def resident_bytes() -> int:
     """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES
+    return int(os.pread(_memory_file(), 100, 0).split()[1]) * _PAGE_BYTES
 
 
 def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
@@ -204,6 +213,8 @@ def add_up(workers: Iterable[WorkerStats]) -> WorkerStats:
         total.map_revision = min(total.map_revision, other.map_revision)
         total.resident_bytes += other.resident_bytes
         total.workers += other.workers
+        total.tls_problem = total.tls_problem or other.tls_problem
+        total.rights_problem = total.rights_problem or other.rights_problem
         total.hints = merge_hints(total.hints, other.hints)
         total.divergent = _merged(total.divergent, other.divergent)
         if abs(other.clock.skew_ms or 0.0) > abs(total.clock.skew_ms or 0.0):

@@ -11,6 +11,7 @@ import structlog
 import uvloop
 
 from sidecar.clock_file import clock_path
+from sidecar.config import BAD_CONFIGURATION, ConfigError
 from sidecar.core.saved_map import decode_saved_map
 from sidecar.data_path import DataPath
 from sidecar.listeners import Listeners, adopt_unix, join_tcp
@@ -85,8 +86,12 @@ def main() -> None:
     # A terminal's Ctrl-C reaches every process; the first one decides when workers drain.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(ConnectionError):
-        uvloop.run(serve(order))
+    try:
+        with contextlib.suppress(ConnectionError):
+            uvloop.run(serve(order))
+    except ConfigError as error:  # its files were good when the first process read them
+        log.error("worker can not start", why=str(error))
+        raise SystemExit(BAD_CONFIGURATION) from None
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -21,7 +22,9 @@ from sidecar.stats import WorkerStats
 
 log = structlog.get_logger()
 
-RESTART_DELAY_S = 0.5
+RESTART_DELAY_S = 0.5  # doubled while it dies young
+MOST_RESTART_DELAY_S = 4.0
+YOUNG_S = 10.0
 FRAME_LIMIT = 1 << 28
 STATS = b"s"
 ENTRY = b"e"
@@ -112,7 +115,9 @@ class Worker:
         return self._order.config.drain_timeout_ms / 1000 + 2
 
     async def _keep(self) -> None:
+        delay_s = RESTART_DELAY_S
         while True:
+            started = time.monotonic()
             try:
                 status: int | str = await self._run_once()
             except (OSError, msgspec.MsgspecError) as error:
@@ -122,7 +127,9 @@ class Worker:
             if status == 0 or self._stopping:
                 return
             log.error("worker died; starting it again", worker=self._order.index, status=status)
-            await asyncio.sleep(RESTART_DELAY_S)
+            await asyncio.sleep(delay_s)
+            young = time.monotonic() - started < YOUNG_S
+            delay_s = min(2 * delay_s, MOST_RESTART_DELAY_S) if young else RESTART_DELAY_S
 
     async def _run_once(self) -> int:
         ours, theirs = socket.socketpair()

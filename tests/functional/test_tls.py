@@ -7,7 +7,8 @@ import resource
 import socket
 import ssl
 import urllib.request
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from redis.retry import Retry
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from tests.support.local_cluster import (
     CHANNEL_OPTIONS,
+    PATIENT_CHANNEL_OPTIONS,
     LocalCluster,
     Part,
     local_cluster,
@@ -80,7 +82,7 @@ class Client:
 
     def grpc(self, address: str) -> grpc.Channel:
         credentials = grpc.ssl_channel_credentials(self.root, self.key, self.chain)
-        return grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        return grpc.secure_channel(address, credentials, options=PATIENT_CHANNEL_OPTIONS)
 
     def redis(self, port: int) -> redis.Redis:
         return redis.Redis(
@@ -210,7 +212,7 @@ def test_without_a_good_certificate_the_handshake_ends(door: Door, wrong: str) -
         client = door.files.client(ALLOWED, authority=trustme.CA())
     if wrong == "none at all":
         credentials = grpc.ssl_channel_credentials(client.root)
-        channel = grpc.secure_channel(door.grpc, credentials, options=CHANNEL_OPTIONS)
+        channel = grpc.secure_channel(door.grpc, credentials, options=PATIENT_CHANNEL_OPTIONS)
     else:
         channel = client.grpc(door.grpc)
     with channel, pytest.raises(grpc.RpcError) as failed:
@@ -261,14 +263,25 @@ def test_files_that_can_not_be_used_leave_the_old_ones_and_are_shown(door: Door)
 
 
 @contextmanager
-def one_descriptor_left(pid: int) -> Iterator[None]:
-    """The process may open one more file."""
+def one_descriptor_left(pid: int) -> Iterator[Callable[[], frozenset[int]]]:
+    """The process may open one more file. Call what is given again and again to keep it so."""
     limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    taken = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
-    _first, second, *_ = (number for number in range(len(taken) + 2) if number not in taken)
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (second, limits[1]))
+
+    def tighten() -> frozenset[int]:
+        taken = frozenset(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        _first, second, *_ = (number for number in range(len(taken) + 2) if number not in taken)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (second, limits[1]))
+        return taken
+
+    seen: deque[frozenset[int]] = deque(maxlen=10)
+
+    def settled() -> bool:
+        seen.append(tighten())
+        return len(seen) == seen.maxlen and len(set(seen)) == 1
+
     try:
-        yield
+        wait_until(settled, "connections of before are closed")
+        yield tighten
     finally:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
 
@@ -277,11 +290,9 @@ def test_new_files_come_into_force_though_descriptors_ran_out_at_first(door: Doo
     if door.engine == "grpcio":  # which has no server that would have to be made anew
         return
     before = door.certificates()
-    with one_descriptor_left(door.part.pid):  # enough to read the files, and for one of two servers
+    said = "new connections still get what was before"
+    with one_descriptor_left(door.part.pid) as tighten:  # for the files, and for one of two servers
         door.files.renew()
-        wait_until(
-            lambda: "new connections still get what was before" in door.part.log.read_text(),
-            "the log says that they are not in force",
-        )
+        wait_until(lambda: tighten() and said in door.part.log.read_text(), "it is in the log")
     wait_until(lambda: not set(door.certificates()) & set(before), "a connection sees them")
     wait_until(lambda: "tls" not in door.ready(), "all is well again")

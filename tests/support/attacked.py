@@ -118,10 +118,14 @@ def _repeated(ask: Callable[[], bytes | None]) -> bytes | None:
 
 
 class Talk:
-    """A plain Redis conversation, a command at a time."""
+    """A plain Redis conversation, a command at a time, with a port of this host or through a
+    connected socket.
+    """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), ANSWER_TIMEOUT_S)
+    def __init__(self, through: int | socket.socket) -> None:
+        if isinstance(through, int):
+            through = socket.create_connection(("127.0.0.1", through), ANSWER_TIMEOUT_S)
+        self.socket = through
         self._stream = self.socket.makefile("rb")
 
     def __enter__(self) -> Self:
