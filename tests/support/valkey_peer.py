@@ -1,10 +1,10 @@
-"""A real Valkey, asked over a socket of the test's own: what it answers, to the byte."""
+"""A real server, asked over a socket of the test's own: what it answers, to the byte."""
 
 import socket
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
 
 from tests.support.conversation import packed
-from tests.support.servers import Server
 
 Command = tuple[bytes | str, ...]
 _END = b"the end"
@@ -12,10 +12,27 @@ _MARK = b"$%d\r\n%b\r\n" % (len(_END), _END)
 _AT_ONCE = 200
 
 
+class Listening(Protocol):
+    """A server, or only its address."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
+class Address(NamedTuple):
+    """Of whoever listens there."""
+
+    host: str
+    port: int
+
+
 class Peer:
     """Each answer is complete: an ECHO marks its end."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Listening) -> None:
         self._socket = socket.create_connection((server.host, server.port), timeout=10)
 
     def send(self, *args: bytes | str) -> bytes:
