@@ -27,8 +27,8 @@ target=build/compiled
 "$python" -c 'import mypyc, setuptools' 2>/dev/null ||
     fail "mypyc and setuptools are needed. Type: make setup-dev"
 command -v cc >/dev/null || fail "a C compiler is needed (Debian: apt-get install gcc)"
-"$python" -c 'import sys, sysconfig, pathlib; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' ||
-    fail "Python's headers are needed (Debian: apt-get install python3-dev)"
+header=$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+[ -e "$header" ] || fail "$header is missing, which a distribution packs apart from Python (Debian: apt-get install python3-dev)"
 
 rm -rf "$target"
 mkdir -p "$target"

@@ -4,29 +4,51 @@
 #   scripts/setup.sh run    what `make run` needs
 #   scripts/setup.sh dev    the tools and the tests as well
 #
-# PYTHON=/path/to/python chooses the interpreter; otherwise the newest supported one on PATH is taken.
+# PYTHON=/path/to/python chooses the interpreter. Otherwise the first that is found and was built with profile-guided
+# optimisation is taken, on PATH and then the distribution's; or the first, if none was. An environment that is there stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+names=(python3 python3.14 python3.13 python3.12 python3.11)
+# An interpreter that somebody built often hides this one on PATH, and is often slower.
+distribution=/usr/bin
+no_venv='has no venv module. On Debian and Ubuntu: apt-get install python3-venv'
 
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
 supported() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
-find_python() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
-        if supported "$candidate"; then printf '%s\n' "$candidate"; return; fi
+# Each of these sets `python`.
+take_the_named_one() {
+    python=$1
+    supported "$python" || fail "$python is missing or older than Python 3.11"
+    "$python" -c 'import ensurepip, venv' 2>/dev/null || fail "$python $no_venv"
+}
+
+take_the_best() {
+    local candidate verdict bare=
+    python=
+    for candidate in "${names[@]}" "${names[@]/#/$distribution/}"; do
+        verdict=$("$candidate" -I scripts/judge_python.py 2>/dev/null) || continue
+        case "$verdict" in
+            optimised) python=$candidate; return ;;
+            plain) python=${python:-$candidate} ;;
+            bare) bare=${bare:-$candidate} ;;
+        esac
     done
-    fail "${PYTHON:-python3} is missing or older than Python 3.11. Install Python 3.11 or newer" \
+    if [ -n "$python" ]; then
+        printf 'setup: no Python built with optimisation is found: %s is about a tenth slower. For one, install the %s\n' \
+            "$python" "distribution's (Debian and Ubuntu: apt-get install python3 python3-venv), then type: make clean"
+        return
+    fi
+    [ -z "$bare" ] || fail "$bare $no_venv"
+    fail "no Python 3.11 or newer that the locked packages are made for is on PATH or in $distribution. Install one" \
          "(Debian: apt-get install python3 python3-venv), or name one: make setup PYTHON=/path/to/python3.11"
 }
 
 make_environment() {
-    local python
-    python=$(find_python)
-    "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-        fail "$python has no venv module. On Debian and Ubuntu: apt-get install python3-venv"
-    printf 'setup: making .venv with %s\n' "$("$python" --version)"
+    if [ -n "${PYTHON:-}" ]; then take_the_named_one "$PYTHON"; else take_the_best; fi
+    printf 'setup: making .venv with %s, %s\n' "$("$python" --version)" "$(command -v "$python")"
     # --clear: an environment whose interpreter is gone cannot be mended.
     "$python" -m venv --clear .venv
 }
