@@ -1,6 +1,5 @@
 """Calls over gRPC with a deadline, and what their errors mean in words."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from control_plane.cli.addresses import CONTROL_PLANE, SIDECAR, Server, find_address
+from control_plane.cli.credentials import CA_VARIABLE, tls_credentials, token_metadata
 from control_plane.cli.errors import CommandError
 from protos.dabbawala.v1.admin_pb2_grpc import AdminStub
 from protos.dabbawala.v1.data_pb2_grpc import DataStub
@@ -24,8 +24,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
 )
-
-TOKEN_VARIABLE = "DABBA_TOKEN"  # no flag: what a process was started with, others can see
 
 _ANSWER_MARGIN_S = 0.5
 
@@ -71,9 +69,10 @@ class Peer:
         reason, metadata = _error_info(error)
         where = f"{self.server.title} at {self.address}"
         if code is grpc.StatusCode.UNAVAILABLE and not reason and _not_connected(details):
+            tls = f" see whether {CA_VARIABLE} fits it," if self.server is SIDECAR else ""
             return CommandError(
                 f"cannot reach {where}",
-                f"check that it runs, or name another with {self.server.flag} HOST:PORT,"
+                f"check that it runs,{tls} or name another with {self.server.flag} HOST:PORT,"
                 " or start a cluster with: dabba dev",
             )
         if code is grpc.StatusCode.DEADLINE_EXCEEDED and not reason:
@@ -127,9 +126,14 @@ def _connected(
     flag: str | None,
     timeout_s: float,
     metadata: tuple[tuple[str, str], ...] = (),
+    tls: grpc.ChannelCredentials | None = None,
 ) -> Iterator[Peer]:
     address = find_address(server, flag)
-    with grpc.insecure_channel(address, options=_CHANNEL_OPTIONS) as channel:
+    if tls is None or address.startswith("unix:"):  # where nobody speaks TLS
+        made = grpc.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    else:
+        made = grpc.secure_channel(address, tls, options=_CHANNEL_OPTIONS)
+    with made as channel:
         yield Peer(server, address, channel, timeout_s, metadata)
 
 
@@ -140,16 +144,8 @@ def control_plane(flag: str | None, timeout_s: float) -> Iterator[tuple[Peer, Ad
         yield peer, AdminStub(peer.channel)
 
 
-def _credentials() -> tuple[tuple[str, str], ...]:
-    """Who asks, for a sidecar that has rights."""
-    token = os.environ.get(TOKEN_VARIABLE, "").strip()
-    if not (token.isascii() and token.isprintable()):
-        raise CommandError(f"{TOKEN_VARIABLE} is no token", "a token is one line of plain ASCII")
-    return (("authorization", f"Bearer {token}"),) if token else ()
-
-
 @contextmanager
 def sidecar(flag: str | None, timeout_s: float) -> Iterator[tuple[Peer, DataStub]]:
     """The sidecar that the flag, the environment or a running `dabba dev` names."""
-    with _connected(SIDECAR, flag, timeout_s, _credentials()) as peer:
+    with _connected(SIDECAR, flag, timeout_s, token_metadata(), tls_credentials()) as peer:
         yield peer, DataStub(peer.channel)

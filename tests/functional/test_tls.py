@@ -21,6 +21,7 @@ import trustme
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from control_plane.cli.main import run
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from tests.support.local_cluster import (
     CHANNEL_OPTIONS,
@@ -170,6 +171,24 @@ def test_a_client_of_a_known_name_is_served_at_both_doors(door: Door) -> None:
         assert get(channel).value == b"v"
     with client.redis(door.redis_port) as door_of_redis:
         assert door_of_redis.get("k") == b"v"
+
+
+def test_the_command_line_brings_the_certificates_of_its_environment(
+    door: Door, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    client = door.files.client(ALLOWED)
+    put = ("put", "k", "v", "--sidecar", door.grpc)
+    for name in ("DABBA_TOKEN", "DABBA_TLS_CA", "DABBA_TLS_CERT", "DABBA_TLS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert run(put) == 1
+    assert "see whether DABBA_TLS_CA fits it" in capfd.readouterr().err
+    monkeypatch.setenv("DABBA_TLS_CA", str(client.authority_file))
+    assert run(put) == 1  # the sidecar wants to know who it is
+    monkeypatch.setenv("DABBA_TLS_CERT", str(client.file))
+    monkeypatch.setenv("DABBA_TLS_KEY", str(client.file))
+    assert run(put) == 0
+    monkeypatch.setenv("DABBA_TLS_CA", str(client.file))  # which is of no authority
+    assert run(put) == 1
 
 
 def test_a_client_of_another_name_is_told_so(door: Door) -> None:

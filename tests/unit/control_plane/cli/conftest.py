@@ -37,8 +37,9 @@ Dabba = Callable[..., Answer]
 @pytest.fixture(autouse=True)
 def no_context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No address comes from the environment or from a cluster that happens to run."""
-    variables = ("DABBA_CONTROL_PLANE", "DABBA_SIDECAR", "DABBA_ADMIN", "DABBA_TOKEN")
-    for name in (*variables, "XDG_STATE_HOME"):
+    addresses = ("DABBA_CONTROL_PLANE", "DABBA_SIDECAR", "DABBA_ADMIN")
+    who = ("DABBA_TOKEN", "DABBA_TLS_CA", "DABBA_TLS_CERT", "DABBA_TLS_KEY")
+    for name in (*addresses, *who, "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("COLUMNS", "200")

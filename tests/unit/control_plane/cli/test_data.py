@@ -199,3 +199,29 @@ def test_a_token_that_can_be_none_is_refused_without_being_told(
     assert (answer.status, data.asked) == (1, [])
     assert "DABBA_TOKEN is no token" in answer.err
     assert "two" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"DABBA_TLS_CA": "nowhere"}, "DABBA_TLS_CA is nowhere: No such file or directory"),
+        ({"DABBA_TLS_CERT": "/dev/null"}, "DABBA_TLS_CERT and DABBA_TLS_KEY belong together"),
+        (
+            {"DABBA_TLS_CERT": "/dev/null", "DABBA_TLS_KEY": "/dev/null"},
+            "export DABBA_TLS_CA=FILE",
+        ),
+    ],
+    ids=["no such file", "no key", "no authority"],
+)
+def test_half_of_what_tls_takes_is_refused_and_nothing_is_asked_in_the_clear(
+    dabba: Dabba,
+    data: DataStandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    answer = dabba("get", "k")
+    assert (answer.status, data.asked) == (1, [])
+    assert said in answer.err
