@@ -14,7 +14,8 @@ from sidecar.wire.grpc_codec import (
     read_timeout,
     status_trailers,
 )
-from sidecar.wire.http2_headers import Field, RequestHead
+from sidecar.wire.hpack_decoder import Field
+from sidecar.wire.http2_headers import RequestHead
 
 # Not metadata: these belong to HTTP/2 and gRPC. grpcio's servers hide the same.
 _RESERVED: Final = frozenset(

@@ -3,24 +3,22 @@ must keep.
 
 A client on a warm connection sends the same few bytes of header block for every call of a method.
 As long as the dynamic table has not changed, equal bytes mean equal headers, so what a block means
-is looked up: 0.1 us where decoding and checking eight fields takes 30 us. A block that changes the
+is looked up: 0.1 us where decoding and checking eight fields takes 7 us. A block that changes the
 table is decoded every time and empties the memory.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from collections.abc import Set as AbstractSet
+from functools import lru_cache
+from typing import Final, Generic, NamedTuple, TypeVar
 
-from hpack import Decoder, HPACKError, OversizedHeaderListError
-from hpack.table import HeaderTable
+from sidecar.wire.hpack_decoder import Field, HpackDecoder
 
-from sidecar.wire.http2_frames import COMPRESSION_ERROR, ENHANCE_YOUR_CALM, ConnectionFault
-
-Field = tuple[bytes, bytes]
 Meaning = TypeVar("Meaning")
 
 REMEMBERED_BLOCKS: Final = 128
 REMEMBERED_BLOCK_BYTES: Final = 512
+REMEMBERED_FIELDS: Final = 128
 
 _PSEUDO: Final = frozenset((b":method", b":scheme", b":path", b":authority"))
 _REQUIRED: Final = (b":method", b":scheme", b":path")
@@ -36,35 +34,13 @@ class MalformedHeaders(Exception):
     """
 
 
-@dataclass(frozen=True, slots=True)
-class RequestHead:
+class RequestHead(NamedTuple):
     """The fields of one request. `fields` holds those that are not pseudo headers, in order."""
 
     method: bytes
     path: bytes
     fields: tuple[Field, ...]
     content_length: int  # -1: not given
-
-
-class _WatchedTable(HeaderTable):
-    """The dynamic table, telling whether it has changed since `changed` was last set to False."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.changed = False
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.changed = True
-        super().add(name, value)
-
-    @property
-    def maxsize(self) -> int:
-        return super().maxsize
-
-    @maxsize.setter
-    def maxsize(self, newmax: int) -> None:
-        self.changed = True
-        HeaderTable.maxsize.__set__(self, newmax)  # type: ignore[attr-defined]
 
 
 class HeaderBlocks(Generic[Meaning]):
@@ -74,10 +50,9 @@ class HeaderBlocks(Generic[Meaning]):
 
     def __init__(self, interpret: Callable[[RequestHead], Meaning], max_list_bytes: int) -> None:
         self._interpret = interpret
-        self._decoder = Decoder(max_header_list_size=max_list_bytes)
-        self._table = _WatchedTable()
-        self._decoder.header_table = self._table
+        self._decoder = HpackDecoder(max_list_bytes)
         self._known: dict[bytes, tuple[Meaning, int]] = {}
+        self._checked: set[Field] = set()  # what a field means does not change with the table
 
     def request(self, block: bytes) -> tuple[Meaning, int]:
         """The meaning of a request's block, and its content-length (-1: not given).
@@ -97,30 +72,44 @@ class HeaderBlocks(Generic[Meaning]):
         return fields
 
     def _decode_request(self, block: bytes) -> tuple[Meaning, int]:
-        head = read_head(self._decode(block))
+        checked = self._checked
+        head = read_head(self._decode(block), checked)
         result = self._interpret(head), head.content_length
-        if not self._table.changed and len(block) <= REMEMBERED_BLOCK_BYTES:
+        if len(block) > REMEMBERED_BLOCK_BYTES:
+            return result
+        if len(checked) >= REMEMBERED_FIELDS:
+            checked.clear()
+        checked.update(head.fields)
+        if not self._decoder.changed:
             if len(self._known) >= REMEMBERED_BLOCKS:  # a client that never repeats itself
                 self._known.clear()
             self._known[block] = result
         return result
 
     def _decode(self, block: bytes) -> list[Field]:
-        self._table.changed = False
+        decoder = self._decoder
+        decoder.changed = False
         try:
-            fields = self._decoder.decode(block, raw=True)
-        except OversizedHeaderListError as fault:
-            raise ConnectionFault(ENHANCE_YOUR_CALM, str(fault)) from fault
-        except (HPACKError, IndexError) as fault:
-            raise ConnectionFault(COMPRESSION_ERROR, f"header block: {fault}") from fault
+            return decoder.decode(block)
         finally:
-            if self._table.changed:
+            if decoder.changed:
                 self._known.clear()
-        return [(bytes(name), bytes(value)) for name, value in fields]
 
 
-def read_head(fields: list[Field]) -> RequestHead:
-    """A request's fields, checked by RFC 9113, sections 8.2 and 8.3."""
+def read_head(fields: list[Field], checked: AbstractSet[Field] = frozenset()) -> RequestHead:
+    """A request's fields, checked by RFC 9113, sections 8.2 and 8.3.
+
+    `checked`: fields other than pseudo headers that have passed before.
+    """
+    count, method, path = _read_pseudo(tuple(fields[: len(_PSEUDO)]))
+    regular = tuple(fields[count:])
+    _check_fields([field for field in regular if field not in checked])
+    return RequestHead(method, path, regular, _content_length(regular))
+
+
+@lru_cache(maxsize=64)
+def _read_pseudo(fields: tuple[Field, ...]) -> tuple[int, bytes, bytes]:
+    """Number of pseudo headers, method and path, from the first fields of a request."""
     pseudo: dict[bytes, bytes] = {}
     for name, value in fields:
         if not name.startswith(b":"):
@@ -128,13 +117,11 @@ def read_head(fields: list[Field]) -> RequestHead:
         if name not in _PSEUDO or name in pseudo:
             raise MalformedHeaders(f"unknown or repeated pseudo header {name!r}")
         pseudo[name] = value
-    regular = tuple(fields[len(pseudo) :])
     for name in _REQUIRED:
         if not pseudo.get(name):
             raise MalformedHeaders(f"no {name.decode()}")
     _check_value(b":path", pseudo[b":path"])
-    _check_fields(regular)
-    return RequestHead(pseudo[b":method"], pseudo[b":path"], regular, _content_length(regular))
+    return len(pseudo), pseudo[b":method"], pseudo[b":path"]
 
 
 def _check_fields(fields: Iterable[Field]) -> None:
@@ -154,11 +141,11 @@ def _check_value(name: bytes, value: bytes) -> None:
 
 
 def _content_length(fields: Iterable[Field]) -> int:
-    given = {value for name, value in fields if name == b"content-length"}
+    given = [value for name, value in fields if name == b"content-length"]
     if not given:
         return -1
-    value = given.pop()
-    if given or not value.isdigit() or len(value) > 18:
+    value = given[0]
+    if any(other != value for other in given) or not value.isdigit() or len(value) > 18:
         raise MalformedHeaders("content-length")
     return int(value)
 
