@@ -8,8 +8,7 @@ import socket
 import ssl
 import urllib.request
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -281,37 +280,53 @@ def test_files_that_can_not_be_used_leave_the_old_ones_and_are_shown(door: Door)
     wait_until(lambda: "tls" not in door.ready(), "all is well again")
 
 
-@contextmanager
-def one_descriptor_left(pid: int) -> Iterator[Callable[[], frozenset[int]]]:
-    """The process may open one more file. Call what is given again and again to keep it so."""
-    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+class Descriptors:
+    """How many files a process may have open."""
 
-    def tighten() -> frozenset[int]:
-        taken = frozenset(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir())
-        _first, second, *_ = (number for number in range(len(taken) + 2) if number not in taken)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (second, limits[1]))
-        return taken
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
 
-    seen: deque[frozenset[int]] = deque(maxlen=10)
+    def leave_one(self) -> None:
+        """It may open one more, when what it is closing is closed."""
+        seen: deque[frozenset[int]] = deque(maxlen=10)
 
-    def settled() -> bool:
-        seen.append(tighten())
-        return len(seen) == seen.maxlen and len(set(seen)) == 1
+        def settled() -> bool:
+            folder = Path(f"/proc/{self._pid}/fd")
+            seen.append(frozenset(int(entry.name) for entry in folder.iterdir()))
+            return len(seen) == seen.maxlen and len(set(seen)) == 1
 
-    try:
         wait_until(settled, "connections of before are closed")
-        yield tighten
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+        _first, second, *_ = (number for number in range(len(seen[0]) + 2) if number not in seen[0])
+        resource.prlimit(self._pid, resource.RLIMIT_NOFILE, (second, self._before[1]))
+
+    def leave_all(self) -> None:
+        resource.prlimit(self._pid, resource.RLIMIT_NOFILE, self._before)
 
 
 def test_new_files_come_into_force_though_descriptors_ran_out_at_first(door: Door) -> None:
     if door.engine == "grpcio":  # which has no server that would have to be made anew
         return
     before = door.certificates()
-    said = "new connections still get what was before"
-    with one_descriptor_left(door.part.pid) as tighten:  # for the files, and for one of two servers
-        door.files.renew()
-        wait_until(lambda: tighten() and said in door.part.log.read_text(), "it is in the log")
+    descriptors = Descriptors(door.part.pid)
+
+    looks = 0
+
+    def told(what: str) -> int:
+        return door.part.log.read_text().count(what)
+
+    def has_looked() -> bool:
+        return told("files read again") > looks
+
+    try:
+        while not told("new connections still get what was before"):
+            # Enough to read the files, and for one of two servers: unless something else was closed
+            # just then.
+            descriptors.leave_one()
+            looks = told("files read again")
+            door.files.renew()
+            wait_until(has_looked, "it has looked")
+    finally:
+        descriptors.leave_all()
     wait_until(lambda: not set(door.certificates()) & set(before), "a connection sees them")
     wait_until(lambda: "tls" not in door.ready(), "all is well again")
