@@ -10,10 +10,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from replicas.version import ZERO_VERSION
+from tests.support.client_days import LEDGER, working_cluster
 from tests.support.local_cluster import (
     CHANNEL_OPTIONS,
     LocalCluster,
-    local_cluster,
     second_sidecar,
     wait_until,
 )
@@ -28,7 +28,7 @@ WRITE_LEVELS = [*READ_LEVELS, "EACH_QUORUM"]
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
-    with local_cluster() as running:
+    with working_cluster() as running:
         yield running
 
 
@@ -82,6 +82,34 @@ def test_the_same_write_again_is_the_same_and_an_older_one_is_superseded(
     assert (late.version, late.superseded) == (first, True)
     got = data.Get(data_pb2.GetRequest(key=b"r"), timeout=5)
     assert (got.value, got.version) == (b"2", second)
+
+
+def test_every_kind_of_write_takes_the_version_of_an_earlier_attempt(
+    data: data_pb2_grpc.DataStub,
+) -> None:
+    item = data_pb2.BatchWriteItem(key=b"again", put=b"1")
+    [first] = data.BatchWrite(data_pb2.BatchWriteRequest(items=[item]), timeout=5).results
+    item.retry_version = first.put.version
+    [again] = data.BatchWrite(data_pb2.BatchWriteRequest(items=[item]), timeout=5).results
+    assert (again.put.version, again.put.superseded) == (first.put.version, False)
+    delete = data_pb2.DeleteRequest(key=b"again")
+    delete.retry_version = data.Delete(delete, timeout=5).version
+    deleted = data.Delete(delete, timeout=5)
+    assert (deleted.version, deleted.superseded) == (delete.retry_version, False)
+    group = data_pb2.TransactRequest(
+        items=[data_pb2.TransactItem(key=b"{again}/%d" % n, put=b"1") for n in range(3)]
+    )
+    group.retry_version = data.Transact(group, timeout=5).version
+    assert not data.Transact(group, timeout=5).superseded
+    newer = data_pb2.PutRequest(key=b"{again}/1", value=b"2")
+    data.Put(newer, timeout=5)
+    late = data.Transact(group, timeout=5)
+    assert (late.version, late.superseded) == (group.retry_version, True)
+    [late_one] = data.BatchWrite(data_pb2.BatchWriteRequest(items=[item]), timeout=5).results
+    assert late_one.put.superseded
+    keys = [b"{again}/0", b"{again}/1", b"again"]
+    read = data.BatchGet(data_pb2.BatchGetRequest(keys=keys), timeout=5).results
+    assert [one.value.value for one in read] == [b"1", b"2", b""]
 
 
 @pytest.mark.parametrize("read", READ_LEVELS)
@@ -147,7 +175,25 @@ async def test_the_asyncio_client_calls_every_method(target: str) -> None:
         read = await data.BatchGet(data_pb2.BatchGetRequest(keys=keys), timeout=5)
         assert [one.value.value for one in read.results] == [b"%d" % n for n in range(10)]
         assert (await data.Locate(data_pb2.LocateRequest(key=b"a"), timeout=5)).target
+        together = [data_pb2.TransactItem(key=b"{a}/%d" % n, put=b"v") for n in range(2)]
+        done = await data.Transact(data_pb2.TransactRequest(items=together), timeout=5)
+        page = await data.Scan(data_pb2.ScanRequest(prefix=b"{a}/"), timeout=5)
+        assert {entry.version for entry in page.entries} == {done.version}
         assert (await data.Delete(data_pb2.DeleteRequest(key=b"a"), timeout=5)).existed
+        gets = [
+            data_pb2.PipelineRequest(id=n, get=data_pb2.GetRequest(key=b"a%d" % n))
+            for n in range(10)
+        ]
+        answers = {one.id: one.get.value async for one in data.Pipeline(iter(gets), timeout=5)}
+        assert answers == {n: b"%d" % n for n in range(10)}
+        counter = data_pb2.DeleteRequest(keyspace=LEDGER, key=b"n")
+        await data.Delete(counter, timeout=5)
+        increment = data_pb2.IncrementRequest(keyspace=LEDGER, key=b"n", delta=-7)
+        assert (await data.Increment(increment, timeout=5)).value == -7
+        swap = data_pb2.CompareAndSetRequest(
+            keyspace=LEDGER, key=b"n", expected_value=b"-7", delete=True
+        )
+        assert (await data.CompareAndSet(swap, timeout=5)).applied
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await data.Get(data_pb2.GetRequest(key=b""), timeout=5)
         assert rich(failed.value).fields == ["key"]
