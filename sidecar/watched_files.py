@@ -4,6 +4,7 @@ Files that can not be used leave what was read before in force, and `problem` sa
 """
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +15,8 @@ import structlog
 from sidecar.config import ConfigError
 
 LOOK_S: Final = 1.0
+_SHARE: Final = 0.05  # of the processor's time, for what comes to nothing
+_MOST_PAUSE_S: Final = 10.0
 
 log = structlog.get_logger()
 
@@ -29,6 +32,7 @@ class Watched(Protocol):
     """Files, and how they are doing."""
 
     problem: str  # empty: none
+    failing_s: float  # processor's seconds that the last look took, if nothing could be made
 
     def reload(self) -> bool:
         """Look at the files; True when something new was made of them."""
@@ -41,6 +45,7 @@ class WatchedFiles(ABC, Generic[Made]):
         self._paths = tuple(paths)
         self._what = what  # "the rights"
         self.problem = ""
+        self.failing_s = 0.0
         self._stamp = stamp_of(self._paths)
         try:
             self.made = self._make()
@@ -54,12 +59,15 @@ class WatchedFiles(ABC, Generic[Made]):
     def reload(self) -> bool:
         """Look at the files; True when something new was made of them."""
         stamp = stamp_of(self._paths)
+        self.failing_s = 0.0
         if stamp == self._stamp:
             return False
         self._stamp = ()  # what is wrong may not be the files: they are looked at again
+        began = time.thread_time()
         try:
             self.made = self._make()
         except UnusableError as error:
+            self.failing_s = time.thread_time() - began
             problem = f"keeps {self._what} it had: {error}"
             if problem != self.problem:
                 log.error("new files can not be used", why=problem)
@@ -86,11 +94,11 @@ def stamp_of(paths: Iterable[str]) -> Stamp:
 
 async def keep_fresh(watched: Watched, changed: Callable[[], Any]) -> None:
     """Look at the files every second; `changed` is awaited when there is something new, and again
-    until that goes well.
+    until that goes well. Large files that stay bad take little of the time.
     """
     due, failure = False, ""
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(max(LOOK_S, min(watched.failing_s / _SHARE, _MOST_PAUSE_S)))
         before = failure
         try:
             due = watched.reload() or due

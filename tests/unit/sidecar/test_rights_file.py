@@ -83,8 +83,10 @@ def test_a_new_file_is_in_force_and_a_bad_one_leaves_the_old(file: Path) -> None
         assert not rights.reload()
         assert names(rights) == {"new.example"}
         assert "keeps the rights it had" in rights.problem
+        assert rights.failing_s > 0
     file.write_text(GOOD)
     assert rights.reload()
+    assert rights.failing_s == 0
     assert (names(rights), rights.problem) == ({"orders.example"}, "")
 
 

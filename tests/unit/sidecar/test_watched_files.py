@@ -1,6 +1,7 @@
 """Whoever looks at files goes on looking, whatever comes of it."""
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +15,7 @@ class Files:
 
     def __init__(self, *failures: Exception) -> None:
         self.problem = ""
+        self.failing_s = 0.0
         self.problems: list[str] = []
         self._failures = list(failures)
         self._new = True
@@ -101,3 +103,23 @@ def test_bad_files_after_ones_that_are_not_in_force_yet_stay_a_problem(
     files = BadAfterwards()
     assert asyncio.run(looked_at(files, fails_once)) == 2
     assert files.problem == "bad"
+
+
+@pytest.mark.parametrize(("failing_s", "pause_s"), [(0.005, 0.1), (3600.0, 0.15)])
+def test_bad_files_that_take_long_leave_most_of_the_time_to_others(
+    monkeypatch: pytest.MonkeyPatch, failing_s: float, pause_s: float
+) -> None:
+    monkeypatch.setattr(watched_files, "LOOK_S", 0.001)
+    monkeypatch.setattr(watched_files, "_MOST_PAUSE_S", 0.15)
+    files = Files()
+    files.failing_s = failing_s
+
+    async def first_look() -> float:
+        looking = asyncio.create_task(keep_fresh(files, asyncio.Event().wait))
+        began = time.monotonic()
+        while not files.problems:
+            await asyncio.sleep(0.001)
+        looking.cancel()
+        return time.monotonic() - began
+
+    assert asyncio.run(first_look()) >= pause_s
