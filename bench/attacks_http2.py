@@ -12,6 +12,7 @@ from sidecar.wire.http2_headers import encode_field
 GET_PATH = b"/dabbawala.v1.Data/Get"
 BATCH_PATH = b"/dabbawala.v1.Data/BatchGet"
 PUT_PATH = b"/dabbawala.v1.Data/Put"
+REFLECTION_PATH = b"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"
 PIPELINE_PATH = b"/dabbawala.v1.Data/Pipeline"
 OPENING = h2.PREFACE + h2.settings_frame({})
 READS_NOTHING = h2.PREFACE + h2.settings_frame({h2.SETTINGS_INITIAL_WINDOW_SIZE: 0})
@@ -93,9 +94,9 @@ def _batch(stream: int) -> bytes:
     return _in_frames(stream, body, ended=True)
 
 
-def _pipeline(body: bytes) -> Callable[[int], bytes]:
-    """A Pipeline on which so much is said, and which stays open."""
-    return lambda stream: headers(stream, head(PIPELINE_PATH)) + _in_frames(stream, body)
+def _talk(path: bytes, said: bytes) -> Callable[[int], bytes]:
+    """A streaming call on which so much is said, and which stays open."""
+    return lambda stream: headers(stream, head(path)) + _in_frames(stream, said)
 
 
 def _in_frames(stream: int, body: bytes, *, ended: bool = False) -> bytes:
@@ -116,6 +117,9 @@ _SMALL_REQUEST = message(
     data_pb2.PipelineRequest(locate=data_pb2.LocateRequest(key=b"k" * 190)).SerializeToString()
 )
 _SMALL_REQUESTS = _SMALL_REQUEST * (WINDOW_BYTES // len(_SMALL_REQUEST))
+# file_containing_symbol: 25 bytes ask for 13,000.
+_QUESTION = message(b"\x22\x11dabbawala.v1.Data")
+_QUESTIONS = _QUESTION * (WINDOW_BYTES // len(_QUESTION))
 _MIDDLING = data_pb2.PutRequest(keyspace="default", key=b"middling", value=bytes(60_000))
 _GET = data_pb2.GetRequest(
     keyspace="default", key=b"middling", consistency=data_pb2.CONSISTENCY_ONE, timeout_ms=10_000
@@ -136,6 +140,13 @@ def _pipelines_of_gets(number: int) -> bytes:
         return put + b"".join(headers(3 + 2 * at, head(PIPELINE_PATH)) for at in range(200))
     first = 32 * number - 29
     return b"".join(_in_frames(stream, _GETS) for stream in range(first, first + 32, 2))
+
+
+def _reflections(number: int) -> bytes:
+    """Ten streams, and then their questions."""
+    if not number:
+        return b"".join(headers(stream, head(REFLECTION_PATH)) for stream in range(1, 21, 2))
+    return _in_frames(2 * number - 1, _QUESTIONS)
 
 
 # Each is answered by GOAWAY ENHANCE_YOUR_CALM.
@@ -267,9 +278,16 @@ GRINDS = (
         pace_s=0.2,
     ),
     Attack(
+        name="answers of reflection behind a window of 0",
+        opening=READS_NOTHING,
+        burst=_reflections,
+        frames=10_000,
+        bursts=11,
+    ),
+    Attack(
         name="requests that pile up in Pipelines",
         opening=READS_NOTHING,
-        burst=on_each_stream(_pipeline(_SMALL_REQUESTS), 1),
+        burst=on_each_stream(_talk(PIPELINE_PATH, _SMALL_REQUESTS), 1),
         frames=17,
         bursts=600,
     ),

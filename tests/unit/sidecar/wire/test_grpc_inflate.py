@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tracemalloc
 
 import pytest
 
@@ -27,6 +28,17 @@ def test_beyond_a_hundred_times_what_was_sent_it_is_a_bomb() -> None:
     assert len(sent) < FREE_BYTES // 100
     with pytest.raises(Bomb, match="100 times what was sent"):
         inflate(sent, LIMIT)
+
+
+def test_a_bomb_takes_no_more_memory_than_what_it_may_become() -> None:
+    sent = gzip.compress(bytes(64 * MIB), 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Bomb):
+            inflate(sent, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 3 * LIMIT
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

@@ -263,6 +263,22 @@ def test_a_window_is_refilled_when_half_is_used(peer: Peer) -> None:
     assert peer.hears() == ["WINDOW_UPDATE 1 147456"]
 
 
+def test_padding_counts_in_both_windows(peer: Peer) -> None:
+    """A byte in each frame of 257."""
+    peer.says(request(1, "/t.T/Keep"))
+    body = message(bytes(100_000))[:9_000]
+    padded = (b"\xff" + body[at : at + 1] + bytes(255) for at in range(len(body)))
+    peer.says(*(h2.frame(h2.DATA, h2.PADDED, 1, payload) for payload in padded))
+    credited = {"0": 0, "1": 0}
+    for line in peer.hears():
+        name, stream, size = line.split()
+        assert name == "WINDOW_UPDATE"
+        credited[stream] += int(size)
+    sent = 257 * len(body)
+    assert sent - 128 * 1024 <= credited["1"] <= sent
+    assert sent - 2 * 1024 * 1024 <= credited["0"] <= sent
+
+
 def test_a_window_is_not_refilled_after_the_end(peer: Peer) -> None:
     body = message(b"x" * (9 * 16_384 - 5))
     frames = [body[at : at + 16_384] for at in range(0, len(body), 16_384)]
