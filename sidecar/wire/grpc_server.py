@@ -75,14 +75,7 @@ class _ServedCall(Http2Call):
     awaits_end = False
 
     def __init__(self, connection: GrpcConnection, stream: Stream, request: GrpcRequest) -> None:
-        super().__init__(
-            connection.http,
-            stream,
-            connection.counters,
-            method=request.method,
-            metadata=request.metadata,
-            timeout_ns=request.timeout_ns,
-        )
+        super().__init__(connection.http, stream, connection.counters, request)
         self.peer = connection.peer
         self._connection = connection
         self._encoding = request.encoding
