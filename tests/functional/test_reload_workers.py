@@ -37,6 +37,7 @@ from tests.support.rights import Granted, token_of, write_rights
 pytestmark = pytest.mark.slow
 
 WORKERS = 3
+START_S = 60.0  # processes start, one after a failure and a pause; the machine may be busy
 MANY = 12  # connections of which one worker hardly gets none, and none hardly gets all
 READ = {"moody": {"default": ["read"]}}
 BOTH = {"moody": {"default": ["read", "write"]}}
@@ -120,7 +121,7 @@ class Door:
         return [int(pid) for pid in told.split()]
 
     def until_all_serve(self) -> None:
-        wait_until(lambda: self.workers() == WORKERS, "all workers have come")
+        wait_until(lambda: self.workers() == WORKERS, "all workers have come", START_S)
         with ExitStack() as stack:
             wait_until(all_say(self.in_every_worker(stack), b"+OK"), "all serve")
 
@@ -279,10 +280,11 @@ def test_a_worker_that_dies_while_the_file_is_bad_comes_back_with_a_good_one(doo
         rest = [stack.enter_context(door.redis()) for _ in range(MANY)]
         assert all_say(rest, b"+OK")()
         said = "worker can not start"
-        wait_until(lambda: said in door.part.log.read_text(), "the log says why it stays away")
+        told = door.part.log.read_text
+        wait_until(lambda: said in told(), "the log says why it stays away", START_S)
         assert all_say(rest, b"+OK")()
     assert "Traceback" not in door.part.log.read_text()
     door.grant(READ)
-    wait_until(lambda: door.workers() == WORKERS, "it is back")
+    wait_until(lambda: door.workers() == WORKERS, "it is back", START_S)
     with ExitStack() as stack:
         wait_until(all_say(door.in_every_worker(stack), b"-NOPERM"), "all judge by the new file")
