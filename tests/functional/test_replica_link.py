@@ -17,7 +17,7 @@ from replicas.errors import (
     NotMaster,
     Unreachable,
 )
-from replicas.link import Link, ask, open_link
+from replicas.link import EARLY_COMMANDS, Link, ask, open_link
 from tests.support.servers import Server, Servers, free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -109,6 +109,26 @@ async def test_replies_come_in_order_to_their_slots(link: Link) -> None:
     await heard.until(100)
     assert heard.replies == [(slot, b"%d" % slot) for slot in range(100)]
     assert link.in_flight == 0
+
+
+async def test_a_full_load_of_commands_leaves_before_the_turn_ends(link: Link) -> None:
+    heard = Heard()
+    for slot in range(EARLY_COMMANDS - 1):
+        assert link.send(pack_command(b"ECHO", b"%d" % slot), heard, slot)
+    assert link.oldest_sent_at == math.inf
+    assert link.send(pack_command(b"ECHO", b"last"), heard, EARLY_COMMANDS - 1)
+    assert link.oldest_sent_at < math.inf
+    assert link.send(pack_command(b"ECHO", b"next"), heard, EARLY_COMMANDS)
+    await heard.until(EARLY_COMMANDS + 1)
+    assert [slot for slot, _ in heard.replies] == [*range(EARLY_COMMANDS + 1)]
+
+
+async def test_what_left_before_the_turn_ended_is_lost_as_sent(link: Link) -> None:
+    heard = Heard()
+    for slot in range(EARLY_COMMANDS + 1):
+        assert link.send(pack_command(b"ECHO", b"%d" % slot), heard, slot)
+    await closed(link)
+    assert heard.lost == [(slot, slot < EARLY_COMMANDS) for slot in range(EARLY_COMMANDS + 1)]
 
 
 async def test_an_error_is_a_value_and_the_link_goes_on(link: Link) -> None:
