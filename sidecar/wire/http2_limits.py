@@ -103,28 +103,31 @@ class Budget:
             self._earned = earned
 
 
+_TOTALS: Final = (
+    "bytes_received",
+    "bytes_sent",
+    "calls_cancelled",
+    "calls_ended",
+    "calls_failed",
+    "calls_started",
+    "connections_closed",
+    "connections_opened",
+    "connections_shed",
+    "faulty_connections",
+    "handler_errors",
+    "held_bytes",
+    "messages_received",
+    "messages_sent",
+    "queued_bytes",
+    "resets_received",
+    "resets_sent",
+)
+
+
 class Counters:
     """Plain running totals, shared by all connections of a door; read by the metrics."""
 
-    __slots__ = (
-        "bytes_received",
-        "bytes_sent",
-        "calls_cancelled",
-        "calls_ended",
-        "calls_failed",
-        "calls_started",
-        "connections_closed",
-        "connections_opened",
-        "connections_shed",
-        "faulty_connections",
-        "handler_errors",
-        "held_bytes",
-        "messages_received",
-        "messages_sent",
-        "queued_bytes",
-        "resets_received",
-        "resets_sent",
-    )
+    __slots__ = _TOTALS
 
     def __init__(self) -> None:
         self.bytes_received = 0
@@ -146,4 +149,4 @@ class Counters:
         self.resets_sent = 0
 
     def snapshot(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in _TOTALS}
