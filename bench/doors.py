@@ -1,7 +1,8 @@
 """The doors beside real proxies (D1 to D7): python -m bench doors.
 
-Starts a local cluster with the sidecar as `dabba dev` configures it, Envoy, twemproxy, HAProxy,
-plain Valkeys and two gRPC echo servers; loads the same keys everywhere; drives all in turn. See
+Starts a local cluster with the sidecar as `dabba dev` configures it and as it is shipped, compiled;
+another one with the sidecar as a checkout runs it; Envoy, twemproxy, HAProxy, plain Valkeys and two
+gRPC echo servers; loads the same keys everywhere; drives all in turn. See
 docs/benchmarks.md for how to read what it prints. Nothing that it started outlives it.
 """
 
@@ -24,14 +25,16 @@ from bench import doors_attacked, doors_grpc
 from bench.doors_cluster import ONE_DATABASE, WIDE_DATABASE, Cluster, local_cluster
 from bench.doors_load import GrpcLoad, RedisLoad, get_command, set_command
 from bench.doors_peers import Peer, Peers, peers
+from bench.doors_product import compiled_product, is_compiled
 from bench.doors_programs import BenchFailed, Usage, require_all
 from bench.doors_report import Outcome, publish_outcome
-from bench.doors_rounds import Contender, Workload, ratios, run_rounds
+from bench.doors_rounds import Contender, Workload, proxy_ratios, ratios, run_rounds
 from bench.doors_wire import VALUE_BYTES, check_keys, load_keys
 from bench.grpc_echo import PATH as ECHO_PATH
 from protos.dabbawala.v1 import data_pb2
 
 EXIT_FAILED = 2
+INTERPRETED = "interpreted"
 # h2load sends one request over and over; each of its runs takes the next of so many.
 GRPC_KEYS = 32
 CHECKED_IN_FULL = 5_000
@@ -42,6 +45,7 @@ class Field:
     """All that takes part, and the keys that all of them hold."""
 
     cluster: Cluster
+    interpreted: Cluster | None  # measured beside `cluster`, which is then compiled
     peers: Peers
     folder: Path
     keys: int
@@ -58,6 +62,8 @@ class Field:
     def load(self) -> None:
         """The same keys everywhere, and a first look at what is answered."""
         doors = [(self.cluster.redis_port, database) for database in (0, ONE_DATABASE)]
+        if self.interpreted is not None:
+            doors.append((self.interpreted.redis_port, ONE_DATABASE))
         others = [self.peers.envoy, self.peers.twemproxy, self.peers.straight]
         for port, database in (*doors, *((peer.port, 0) for peer in others)):
             load_keys(port, database, self.keys)
@@ -76,11 +82,11 @@ class Field:
         """Everything that is measured in a round."""
         get, write = get_command(), set_command(VALUE_BYTES)
         return [
-            self._redis("get", get, ("sidecar", ONE_DATABASE), connections=50),
-            self._redis("get, pipeline 16", get, ("sidecar", ONE_DATABASE), pipeline=16),
-            self._redis("get, one at a time", get, ("sidecar", ONE_DATABASE), connections=1),
-            self._redis("get at QUORUM", get, ("sidecar", 0), alone=True),
-            self._redis("set (sidecar: 3 copies, QUORUM)", write, ("sidecar", 0)),
+            self._redis("get", get, ONE_DATABASE),
+            self._redis("get, pipeline 16", get, ONE_DATABASE, pipeline=16),
+            self._redis("get, one at a time", get, ONE_DATABASE, connections=1),
+            self._redis("get at QUORUM", get, 0, alone=True),
+            self._redis("set (sidecar: 3 copies, QUORUM)", write, 0),
             *self._grpc(),
         ]
 
@@ -88,7 +94,7 @@ class Field:
         self,
         name: str,
         command: Sequence[str],
-        door: tuple[str, int],
+        database: int,
         *,
         connections: int = 50,
         pipeline: int = 1,
@@ -98,10 +104,15 @@ class Field:
             load = RedisLoad(port, database, self.keys, command, connections, pipeline)
             return Contender(who, Usage(pid), load)
 
-        ours = contender(door[0], self.cluster.redis_port, self.cluster.sidecar_pid, door[1])
+        def sidecar(who: str, cluster: Cluster) -> Contender:
+            return contender(who, cluster.redis_port, cluster.sidecar_pid, database)
+
+        ours = [sidecar("sidecar", self.cluster)]
+        if self.interpreted is not None and database == ONE_DATABASE:
+            ours.append(sidecar(INTERPRETED, self.interpreted))
         others = {} if alone else self.proxies
         return Workload(
-            name, [ours, *(contender(who, p.port, p.pid, 0) for who, p in others.items())]
+            name, [*ours, *(contender(who, p.port, p.pid, 0) for who, p in others.items())]
         )
 
     def _grpc(self) -> list[Workload]:
@@ -140,6 +151,8 @@ class Field:
             "door echo": self.peers.door_echo.pid,
         }
         pids["sidecar"] = self.cluster.sidecar_pid
+        if self.interpreted is not None:
+            pids[INTERPRETED] = self.interpreted.sidecar_pid
         return {name: Usage(pid).resident_bytes() for name, pid in pids.items()}
 
 
@@ -148,10 +161,16 @@ def run(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome
     require_all()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dabba-doors-")))
+        product = None if options.interpreted else compiled_product(progress)
         progress("starting servers")
-        cluster = stack.enter_context(local_cluster(folder))
+        cluster = stack.enter_context(local_cluster(folder, product))
+        interpreted = None
+        if product is not None:
+            beside = folder / "i"  # short: the path of a Unix socket is
+            beside.mkdir()
+            interpreted = stack.enter_context(local_cluster(beside))
         everybody = stack.enter_context(peers(folder))
-        field_ = Field(cluster, everybody, folder, options.keys)
+        field_ = Field(cluster, interpreted, everybody, folder, options.keys)
         progress(f"loading {options.keys:,} keys everywhere")
         field_.load()
         workloads = field_.workloads()
@@ -161,16 +180,17 @@ def run(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome
         progress(f"a map of {options.map_buckets:,} buckets")
         cluster.create_keyspace("wide", WIDE_DATABASE, level="quorum", buckets=options.map_buckets)
         wide_bytes = Usage(cluster.sidecar_pid).resident_bytes()
-        found = ratios({workload.name: workload for workload in workloads})
+        by_name = {workload.name: workload for workload in workloads}
         return Outcome(
-            found | {"D7": wide_bytes / 1e6},
+            ratios(by_name) | {"D7": wide_bytes / 1e6},
+            proxy_ratios(by_name, INTERPRETED) if interpreted is not None else {},
             workloads,
             resident | {"sidecar, wide map": wide_bytes},
-            _settings(options),
+            _settings(options, compiled=is_compiled() or product is not None),
         )
 
 
-def _settings(options: argparse.Namespace) -> dict[str, object]:
+def _settings(options: argparse.Namespace, *, compiled: bool) -> dict[str, object]:
     return {
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -179,6 +199,7 @@ def _settings(options: argparse.Namespace) -> dict[str, object]:
         "map_buckets": options.map_buckets,
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
+        "compiled": compiled,
     }
 
 
@@ -204,6 +225,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--map-buckets", type=int, default=4_096, help="of the map of D7")
     parser.add_argument(
+        "--interpreted",
+        action="store_true",
+        help="measure the sidecar as the checkout runs it, without compiling its hot modules",
+    )
+    parser.add_argument(
         "--under-attack",
         action="store_true",
         help="the p99 of an honest client while hostile ones attack, beside a control run",
@@ -222,7 +248,9 @@ def main(arguments: Sequence[str]) -> int:
     try:
         with _ended_like_ctrl_c(), console.status("") as status:
             if options.under_attack:
-                attacked = doors_attacked.run(options.seconds, options.only, status.update)
+                attacked = doors_attacked.run(
+                    options.seconds, options.only, status.update, interpreted=options.interpreted
+                )
                 publish = partial(doors_attacked.publish, attacked, options.json)
             else:
                 outcome = run(options, status.update)

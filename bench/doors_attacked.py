@@ -22,6 +22,7 @@ from rich.table import Table
 
 from bench.attacker import ATTACKS
 from bench.doors_cluster import Cluster, local_cluster
+from bench.doors_product import compiled_product
 from bench.doors_programs import BenchFailed, Usage, read_line, running
 from bench.doors_wire import Conversation, conversation
 
@@ -118,13 +119,16 @@ def chosen(only: Sequence[str]) -> Sequence[tuple[str, int]]:
     return found
 
 
-def run(seconds: float, only: Sequence[str], progress: Callable[[str], None]) -> Result:
+def run(
+    seconds: float, only: Sequence[str], progress: Callable[[str], None], *, interpreted: bool
+) -> Result:
     """The attacks in turn. Raises BenchFailed."""
     attacks = chosen(only)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dabba-doors-")))
+        product = None if interpreted else compiled_product(progress)
         progress("starting servers")
-        cluster = stack.enter_context(local_cluster(folder))
+        cluster = stack.enter_context(local_cluster(folder, product))
         command = [sys.executable, "-P", "-m", "bench.attacker"]
         root = Path(__file__).resolve().parent.parent
         process = stack.enter_context(

@@ -60,11 +60,16 @@ class Cluster:
 
 
 @contextmanager
-def local_cluster(folder: Path) -> Iterator[Cluster]:
-    """`dabba dev` with six nodes in three zones, ready; all it keeps is inside `folder`."""
+def local_cluster(folder: Path, product: Path | None = None) -> Iterator[Cluster]:
+    """`dabba dev` with six nodes in three zones, ready; all it keeps is inside `folder`.
+
+    `product`: where its code is, instead of where ours is.
+    """
     environment = {name: value for name, value in os.environ.items() if name[:6] != "DABBA_"}
     for name in ("TMPDIR", "XDG_RUNTIME_DIR", "HOME"):
         environment[name] = str(folder)
+    if product is not None:
+        environment["PYTHONPATH"] = str(product)
     command = [*_DABBA, "dev", "-o", "json", "--nodes", str(NODES)]
     with running("dabba-dev", command, folder, environment=environment) as process:
         log = folder / "dabba-dev.log"

@@ -31,9 +31,12 @@ _WIDTH = 120
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`ratios` by the names of REACH; D7 in MB (10^6 bytes)."""
+    """`ratios` by the names of REACH; D7 in MB (10^6 bytes). `interpreted`: those of D1 to D3 for
+    the sidecar that is not compiled, if it was measured beside the one that is.
+    """
 
     ratios: Mapping[str, float]
+    interpreted: Mapping[str, float]
     workloads: Sequence[Workload]
     resident_bytes: Mapping[str, int]
     settings: Mapping[str, object]
@@ -48,6 +51,7 @@ def as_json(outcome: Outcome) -> bytes:
     raw = {
         "settings": outcome.settings,
         "resident_bytes": outcome.resident_bytes,
+        "interpreted": {name: round(value, 4) for name, value in outcome.interpreted.items()},
         "workloads": workloads,
     }
     found = {name: round(value, 4) for name, value in outcome.ratios.items()}
@@ -78,6 +82,9 @@ def publish_outcome(outcome: Outcome, json_to: str | None, plot_to: Path | None)
         return
     _show_workloads(outcome)
     show(Report("D1 to D7", [_figure(name, outcome.ratios[name]) for name in REACH]))
+    if outcome.interpreted:
+        found = ", ".join(f"{name} {value:.3g}" for name, value in outcome.interpreted.items())
+        print(f"not compiled: {found}")
     if json_to is not None:
         Path(json_to).write_bytes(as_json(outcome) + b"\n")
 

@@ -84,18 +84,24 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def ratios(workloads: Mapping[str, Workload]) -> dict[str, float]:
     """D1 to D6 and the CPU ratios."""
-    plain, pipelined, grpc = workloads["get"], workloads["get, pipeline 16"], workloads["grpc get"]
-    alone = workloads["get, one at a time"]
+    grpc, alone = workloads["grpc get"], workloads["get, one at a time"]
+    found = proxy_ratios(workloads, "sidecar")
+    for name, other in (("D4", "grpc.aio echo"), ("D5", "door echo")):
+        found[name] = ratio(grpc.of("sidecar").per_s, grpc.of(other).per_s)
+    found["D6"] = ratio(alone.of("sidecar").p50_ms, alone.of("straight").p50_ms)
+    return found
+
+
+def proxy_ratios(workloads: Mapping[str, Workload], who: str) -> dict[str, float]:
+    """D1 to D3 and their CPU ratios, of `who` to the proxies."""
+    plain, pipelined = workloads["get"], workloads["get, pipeline 16"]
     found: dict[str, float] = {}
     for name, workload, other in (
         ("D1", plain, "envoy"),
         ("D2", pipelined, "envoy"),
         ("D3", plain, "twemproxy"),
     ):
-        ours, theirs = workload.of("sidecar"), workload.of(other)
+        ours, theirs = workload.of(who), workload.of(other)
         found[name] = ratio(ours.per_s, theirs.per_s)
         found[f"{name}_cpu"] = ratio(ours.cpu_s_per_100k, theirs.cpu_s_per_100k)
-    for name, other in (("D4", "grpc.aio echo"), ("D5", "door echo")):
-        found[name] = ratio(grpc.of("sidecar").per_s, grpc.of(other).per_s)
-    found["D6"] = ratio(alone.of("sidecar").p50_ms, alone.of("straight").p50_ms)
     return found

@@ -11,7 +11,7 @@ from control_plane.dev.die_with_parent import tied
 
 pytestmark = pytest.mark.slow
 
-DOORS = [sys.executable, "-P", "-m", "bench", "doors", "--under-attack"]
+DOORS = [sys.executable, "-P", "-m", "bench", "doors", "--under-attack", "--interpreted"]
 ATTACKS = {
     ("grpc", "requests of 400 fields"),
     ("redis", "unknown commands with CR and LF"),
