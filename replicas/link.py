@@ -40,8 +40,9 @@ class ReplySink(Protocol):
 class Link(asyncio.Protocol):
     """A connection to one life of a replica server. Made by `open_link`.
 
-    Commands of one loop turn leave in few `transport.write`s, mostly one. Not more than `max_in_flight` commands
-    await replies and about `max_buffer_bytes` await being written: above that, send() refuses.
+    Commands of one loop turn leave in few `transport.write`s, mostly one. Not more than
+    `max_in_flight` commands await replies and about `max_buffer_bytes` await being written: above
+    that, send() refuses.
     """
 
     __slots__ = (

@@ -18,17 +18,8 @@ from tests.support.processes import ends_within
 pytestmark = [pytest.mark.slow, pytest.mark.peers]
 
 DOORS = [sys.executable, "-P", "-m", "bench", "doors"]
-TINY = [
-    "--interpreted",
-    "--rounds",
-    "1",
-    "--seconds",
-    "0.05",
-    "--keys",
-    "2000",
-    "--map-buckets",
-    "256",
-]
+TINY = ["--interpreted", "--rounds", "1", "--seconds", "0.05"]
+TINY += ["--keys", "2000", "--map-buckets", "256"]
 RATIOS = ("D1", "D1_cpu", "D2", "D2_cpu", "D3", "D3_cpu", "D4", "D5", "D6", "D7")
 DEADLINE_S = 90.0
 STARTED = "dabba-doors-"
