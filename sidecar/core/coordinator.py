@@ -35,6 +35,7 @@ from sidecar.core.registers import Registers
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.session_ops import Sessions
 from sidecar.core.sweep import Run, Sweep
+from sidecar.core.turns import Together
 from sidecar.core.write import WriteRun
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
@@ -99,6 +100,7 @@ class Coordinator:
         self._parked: list[Operation] = []  # wait for a (newer) map
         self._unconnected: list[Operation] = []  # wait for a node's first connection
         self.active = 0
+        self.together = Together()
         self.admission = Admission(MAX_ACTIVE, self.now)
         self.hedges = Budget(share=0.1, per_s=1.0, burst=50.0)
         self.replacements = Budget(share=0.2, per_s=100.0, burst=1000.0)

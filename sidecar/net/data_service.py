@@ -10,7 +10,7 @@ from sidecar.core.location import Location, OwnerView
 from sidecar.core.operation import GroupItem, GroupWrite, Read, Write
 from sidecar.core.scan import Scanner
 from sidecar.core.session_ops import Session
-from sidecar.core.turns import Turns
+from sidecar.core.turns import MOST_HELD_BYTES, Together, Turns
 from sidecar.errors import DataError, Fault, Reason
 from sidecar.net.get_service import GetCalls, Soon, get_response, level_reached
 from sidecar.net.grpc_errors import bad_request, fail_call, failure_message, garbled
@@ -152,7 +152,12 @@ class DataService:
                 return
         deadline = self.deadline(call, request.timeout_ms)
         gather = _Gather(
-            call, len(request.keys), pb.BatchGetResponse(), _get_result, session=session
+            call,
+            len(request.keys),
+            pb.BatchGetResponse(),
+            _get_result,
+            session=session,
+            together=self._core.together,
         )
         keyspace, level = request.keyspace or DEFAULT_KEYSPACE, request.consistency
         keys, start = request.keys, self._core.read if session is None else session.read
@@ -182,7 +187,12 @@ class DataService:
             return
         deadline = self.deadline(call, request.timeout_ms)
         gather = _Gather(
-            call, len(request.items), pb.BatchWriteResponse(), _write_result, session=session
+            call,
+            len(request.items),
+            pb.BatchWriteResponse(),
+            _write_result,
+            session=session,
+            together=self._core.together,
         )
         keyspace, level = request.keyspace or DEFAULT_KEYSPACE, request.consistency
         items, start = request.items, self._core.write if session is None else session.write
@@ -249,7 +259,17 @@ class DataService:
 class _Gather:
     """Collects the ends of a batch's operations and answers when the last is in."""
 
-    __slots__ = ("call", "count", "encode", "left", "response", "results", "session", "turns")
+    __slots__ = (
+        "call",
+        "count",
+        "encode",
+        "left",
+        "response",
+        "results",
+        "session",
+        "together",
+        "turns",
+    )
 
     def __init__(
         self,
@@ -259,8 +279,10 @@ class _Gather:
         encode: Callable[[Read | Write], object],
         *,
         session: Session | None,
+        together: Together,
     ) -> None:
         self.call = call
+        self.together = together
         self.session = session
         self.count = self.left = count
         self.response = response
@@ -271,7 +293,7 @@ class _Gather:
     def begin(self, start: Callable[[int], None]) -> None:
         if not self.count:
             self._respond()
-        self.turns = Turns(self.count, start)
+        self.turns = Turns(self.count, start, self.together)
         self.turns.begin()
 
     def done(self, op: Read | Write) -> None:
@@ -279,7 +301,9 @@ class _Gather:
         if self.call.cancelled:  # nobody waits for the rest
             self.left -= len(self.turns.stop())
             self._ended(op)
-        elif self.turns.value_bytes + size > MAX_BATCH_BYTES:
+        elif size and (
+            self.turns.value_bytes + size > MAX_BATCH_BYTES or not self.turns.fits(size)
+        ):
             op.error = _answer_too_large()
             for slot in self.turns.stop():
                 self._give(slot, op)
@@ -312,7 +336,8 @@ def _answer_too_large() -> DataError:
     return DataError(
         Reason.OVERLOADED,
         Fault.OVERLOADED,
-        f"the values of this batch pass {MAX_BATCH_BYTES} bytes; ask for this key in another batch",
+        f"the values of this batch pass {MAX_BATCH_BYTES} bytes, or those of all batches that are"
+        f" under way {MOST_HELD_BYTES}; ask for this key in another batch",
     )
 
 

@@ -9,6 +9,7 @@ from sidecar.core.listing import Listing
 from sidecar.core.operation import Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.core.session_ops import Sessions
+from sidecar.core.turns import Together
 from sidecar.errors import DataError
 
 
@@ -20,6 +21,7 @@ class Backend(Protocol):
 
     default_timeout_ms: int
     sessions: Sessions
+    together: Together
 
     def read(self, op: Read, /) -> None: ...
 

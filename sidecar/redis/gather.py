@@ -6,12 +6,26 @@ from typing import Any, Protocol
 from replicas.record import Record
 from sidecar.core.operation import Read, Write
 from sidecar.core.turns import Turns
+from sidecar.redis import replies
+from sidecar.redis.backend import Backend
+from sidecar.redis.counters import RespCounters
 
 _SEEN = Record(b"", 0, 0, b"", b"")
 
 
+class OwnersDoor(Protocol):
+    @property
+    def backend(self) -> Backend: ...
+
+    @property
+    def counters(self) -> RespCounters: ...
+
+
 class Owner(Protocol):
     """Whose reply it is."""
+
+    @property
+    def door(self) -> OwnersDoor: ...
 
     def gathered(self, gather: "Gather") -> None:
         """All operations have ended, or will not be begun."""
@@ -59,7 +73,7 @@ class Gather:
         ones end."""
         self.left = self.count
         self._make, self._start = make, start
-        self._turns = Turns(self.count, self._begin_one)
+        self._turns = Turns(self.count, self._begin_one, self._owner.door.backend.together)
         self._turns.begin()
 
     def _begin_one(self, number: int) -> None:
@@ -80,9 +94,23 @@ class Gather:
             size = len(op.record.value)
             if not self.keeps_values:
                 op.record = _SEEN
-        if self.keeps_values and self._turns.value_bytes + size > self._most_bytes:
-            self.too_large = True
-            self.left -= len(self._turns.stop())
-        self._turns.ended(size)
+        if size and self.keeps_values:
+            self._bound(size)
+        self._turns.ended(size, held=self.keeps_values)
         if not self.left:
             self._owner.gathered(self)
+
+    def _bound(self, size: int) -> None:
+        """Asks for no more where a value of `size` bytes more is too much."""
+        if self._turns.value_bytes + size > self._most_bytes:
+            self.too_large = True
+        elif self._turns.fits(size):
+            return
+        elif self.encode is not None:
+            self.encode = _refuse
+        self.left -= len(self._turns.stop())
+
+
+def _refuse(owner: Owner, _ops: Sequence[Any]) -> bytes:
+    owner.door.counters.errors += 1
+    return replies.HELD_TOO_MUCH

@@ -19,6 +19,7 @@ Then the sentence, and in brackets what is known: reason, keyspace, bucket, epoc
 and, for UNKNOWN, version in hexadecimal.
 """
 
+from sidecar.core.turns import MOST_HELD_BYTES
 from sidecar.errors import DataError, Fault, Outcome
 from sidecar.wire.resp_reply import error
 
@@ -39,6 +40,10 @@ NX_ALONE = error("ERR NX and XX, GT or LT options at the same time are not compa
 GT_OR_LT = error("ERR GT and LT options at the same time are not compatible")
 NOT_32_BITS = error(
     "ERR value is out of range, value must between -2147483648 and 2147483647"  # so Redis says it
+)
+HELD_TOO_MUCH = error(
+    f"OVERLOADED the values that commands on many keys ask for at once pass {MOST_HELD_BYTES}"
+    " bytes; repeat later, with fewer keys"
 )
 DB_OUT_OF_RANGE = error("ERR DB index is out of range")
 NO_PASSWORD_SET = error(

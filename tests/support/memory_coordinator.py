@@ -20,6 +20,7 @@ from sidecar.core.operation import GroupWrite, Read, Write
 from sidecar.core.register_op import Modify
 from sidecar.core.session_ops import Sessions
 from sidecar.core.sessions import SessionKeys
+from sidecar.core.turns import Together
 from sidecar.core.walk import walk_hash
 from sidecar.errors import DataError, Fault, Outcome, Reason
 
@@ -54,6 +55,7 @@ class MemoryCoordinator:
         self.now = 0.0
         self.map: BucketMap | None = None
         self.sessions = Sessions(self, clock, SessionKeys("memory", [b"a secret of enough bytes"]))
+        self.together = Together()
         self.keyspaces = keyspaces
         self.max_value_bytes = max_value_bytes
         self.has_map = True

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from protos.dabbawala.v1 import data_pb2 as pb
+from sidecar.core.turns import MOST_HELD_BYTES
 from sidecar.net.data_service import MAX_BATCH_BYTES, DataService
 from tests.support.memory_coordinator import MemoryCoordinator
 
@@ -60,6 +61,18 @@ def test_a_batch_whose_values_pass_the_bound_answers_what_fits_and_refuses_the_r
     assert [one.WhichOneof("result") for one in results] == ["value"] * fit + ["failure"] * 2
     assert results[-1].failure.code == RESOURCE_EXHAUSTED
     assert results[-1].failure.reason == "OVERLOADED"
+
+
+def test_values_that_other_batches_hold_leave_less_room() -> None:
+    data = service()
+    written(data, *(pb.BatchWriteItem(key=b"k%d" % n, put=b"v") for n in range(3)))
+    data._core.together.held_bytes = MOST_HELD_BYTES - 2
+    call = Answered()
+    keys = [b"k0", b"never", b"k1", b"k2"]
+    data.batch_get(call, pb.BatchGetRequest(keys=keys).SerializeToString())
+    results = pb.BatchGetResponse.FromString(call.message).results
+    assert [one.failure.reason for one in results] == ["", "", "", "OVERLOADED"]
+    assert data._core.together.held_bytes == MOST_HELD_BYTES - 2
 
 
 def test_an_item_without_a_change_stops_the_batch_before_anything_is_written() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sidecar.core.turns import MOST_HELD_BYTES
 from sidecar.errors import DataError, Fault, Outcome, Reason
 from tests.support.conversation import START_MS, Conversation, packed
 
@@ -172,6 +173,18 @@ def test_values_too_many_for_one_reply_are_refused() -> None:
     reply = talk.send("MGET", *["big"] * 100)
     assert reply == b"-ERR the values take more than 67108864 bytes; ask for fewer keys\r\n"
     assert talk.send("EXISTS", *["big"] * 100) == b":100\r\n"
+
+
+def test_values_that_others_hold_leave_less_room_and_a_write_is_never_refused_for_them() -> None:
+    talk = Conversation()
+    talk.send("MSET", "a", "1", "b", "2")
+    talk.coordinator.together.held_bytes = MOST_HELD_BYTES - 1
+    assert talk.send("MGET", "a") == b"*1\r\n$1\r\n1\r\n"
+    assert talk.send("MGET", "a", "b", "a").startswith(b"-OVERLOADED the values that commands")
+    assert talk.send("EXISTS", "a", "b", "a") == b":3\r\n"
+    talk.coordinator.together.held_bytes += 1
+    assert talk.send("DEL", "a", "b") == b":2\r\n"
+    assert talk.coordinator.together.held_bytes == MOST_HELD_BYTES
 
 
 def test_a_number_picks_the_keyspace(talk: Conversation) -> None:
