@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import grpc
 import orjson
 import pytest
 import redis
@@ -23,8 +24,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from control_plane.dev.die_with_parent import tied
+from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
 from tests.support.dev import Dev, dev_cluster, home
+from tests.support.local_cluster import CHANNEL_OPTIONS
 from tests.support.processes import ends_within
+from tests.support.rich_errors import rich
 
 pytestmark = [pytest.mark.slow, pytest.mark.probe]
 
@@ -174,6 +178,38 @@ def test_without_a_map_it_is_alive_but_not_ready(start: Callable[..., Sidecar]) 
     sidecar = start(ready=False, served=False)
     assert sidecar.page("/live")[0] == 200
     assert sidecar.page("/ready") == (503, b"not ready: no map yet\n")
+
+
+@pytest.mark.parametrize("engine", ["own", "grpcio"])
+def test_calls_wait_for_a_map_until_their_deadline_and_then_say_so(
+    start: Callable[..., Sidecar], engine: str
+) -> None:
+    flags = ("--grpc-engine", engine, "--default-timeout-ms", "300")
+    sidecar = start(*flags, ready=False, served=False)
+    with (
+        sidecar.client() as client,
+        grpc.insecure_channel(sidecar.ports["grpc"], options=CHANNEL_OPTIONS) as channel,
+    ):
+        data = data_pb2_grpc.DataStub(channel)
+        calls: list[tuple[Any, object, str]] = [
+            (data.Get, data_pb2.GetRequest(key=b"k", timeout_ms=200), ""),
+            (data.Put, data_pb2.PutRequest(key=b"k", timeout_ms=200), "NOT_APPLIED"),
+            (data.Scan, data_pb2.ScanRequest(timeout_ms=200), ""),
+        ]
+        for call, request, outcome in calls:
+            began = time.monotonic()
+            with pytest.raises(grpc.RpcError) as failed:
+                call(request, timeout=20)
+            assert time.monotonic() - began >= 0.2
+            error = rich(failed.value)
+            assert (error.code.name, error.reason) == ("UNAVAILABLE", "NO_MAP")
+            assert error.metadata.get("outcome", "") == outcome
+            assert error.retry_ms is not None
+        for words, said in ((("GET", "k"), "UNAVAILABLE"), (("SET", "k", "v"), "NOTAPPLIED")):
+            began = time.monotonic()
+            with pytest.raises(redis.ResponseError, match=f"^{said} this sidecar has no map yet"):
+                client.execute_command(*words)
+            assert time.monotonic() - began >= 0.3
 
 
 def test_the_admin_door_shows_and_get_changes_nothing(start: Callable[..., Sidecar]) -> None:
