@@ -25,8 +25,8 @@ _KEY: Final = 0x12  # of field 2
 _REMEMBERED: Final = 128
 _REMEMBERED_BYTES: Final = 64
 LEARN_EACH: Final = 16  # learning takes as long as reading twice, perhaps in vain
-_VERSION_IN: Final = slice(CHECKSUM_BYTES, CHECKSUM_BYTES + VERSION_BYTES)
-_EXPIRY_IN: Final = slice(HEADER_BYTES, HEADER_BYTES + EXPIRY_BYTES)
+_VERSION_END: Final = CHECKSUM_BYTES + VERSION_BYTES
+_EXPIRY_END: Final = HEADER_BYTES + EXPIRY_BYTES
 
 
 class GetForms:
@@ -94,15 +94,16 @@ def encode_get_response(raw: bytes | None, value: bytes | None, level: bytes) ->
     """A GetResponse. `raw` is a valid record or nothing, `value` what a reader is given of it."""
     if raw is None:
         return level
+    version = raw[CHECKSUM_BYTES:_VERSION_END]
     if value is None:
-        return b"\x1a\x10%b%b" % (raw[_VERSION_IN], level)
+        return b"\x1a\x10%b%b" % (version, level)
     if raw[FLAGS_AT]:  # a live value has one flag at most: that it expires
-        level += b"\x28" + varint(int.from_bytes(raw[_EXPIRY_IN], "big"))
+        level += b"\x28" + varint(int.from_bytes(raw[HEADER_BYTES:_EXPIRY_END], "big"))
     if not value:
-        return b"\x08\x01\x1a\x10%b%b" % (raw[_VERSION_IN], level)
+        return b"\x08\x01\x1a\x10%b%b" % (version, level)
     size = len(value)
     length = varint(size)
-    return b"\x08\x01\x12%b%b\x1a\x10%b%b" % (length, value, raw[_VERSION_IN], level)
+    return b"\x08\x01\x12%b%b\x1a\x10%b%b" % (length, value, version, level)
 
 
 def encode_level(level: int) -> bytes:
