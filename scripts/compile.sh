@@ -15,12 +15,13 @@ HOT=(
     sidecar/core/coordinator.py sidecar/core/counters.py sidecar/core/fast_lane.py sidecar/core/group_write.py
     sidecar/core/health.py sidecar/core/listing.py sidecar/core/operation.py sidecar/core/peer.py sidecar/core/read.py
     sidecar/core/route.py sidecar/core/sweep.py sidecar/core/write.py
-    sidecar/net/data_service.py
+    sidecar/net/data_service.py sidecar/net/get_messages.py sidecar/net/get_service.py sidecar/net/grpcio_door.py
+    sidecar/net/pipeline_service.py
     sidecar/redis/permits.py sidecar/redis/plain_gets.py sidecar/redis/session.py
     sidecar/wire/grpc.py sidecar/wire/grpc_call.py sidecar/wire/grpc_codec.py sidecar/wire/grpc_request.py
-    sidecar/wire/grpc_server.py sidecar/wire/http2.py sidecar/wire/http2_frames.py sidecar/wire/http2_headers.py
-    sidecar/wire/http2_limits.py sidecar/wire/http2_outbox.py sidecar/wire/http2_settings.py sidecar/wire/http2_stream.py
-    sidecar/wire/http2_streams.py sidecar/wire/resp_parser.py
+    sidecar/wire/grpc_server.py sidecar/wire/hpack_decoder.py sidecar/wire/http2.py sidecar/wire/http2_frames.py
+    sidecar/wire/http2_headers.py sidecar/wire/http2_limits.py sidecar/wire/http2_outbox.py sidecar/wire/http2_settings.py
+    sidecar/wire/http2_stream.py sidecar/wire/http2_streams.py sidecar/wire/resp_parser.py sidecar/wire/varint.py
 )
 
 fail() { printf 'compile: %s\n' "$*" >&2; exit 1; }
