@@ -316,9 +316,9 @@ class _GrpcioCall(Call):
         status, message, details = self.status
         if not status:
             return
-        trailers = ()
+        trailers: tuple[tuple[str, bytes], ...] = ()
         if details and len(details) <= MAX_STATUS_DETAILS_BYTES:
-            trailers = (("grpc-status-details-bin", details),)  # type: ignore[assignment]
+            trailers = (("grpc-status-details-bin", details),)
         text = message[:MAX_STATUS_MESSAGE_BYTES]
         await self.context.abort(_CODES[status], text, trailing_metadata=trailers)
 
