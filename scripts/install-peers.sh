@@ -2,6 +2,7 @@
 # Installs the real servers and clients that the tests talk to, from Debian's or Ubuntu's packages. Does nothing when all
 # of them are there. Leaves no system service running or enabled: the tests start servers of their own, on free ports.
 set -euo pipefail
+cd "$(dirname "$0")/.."
 
 fail() { printf 'peers: %s\n' "$*" >&2; exit 1; }
 
@@ -27,6 +28,12 @@ declare -A packages=(
     [faketime]=faketime
     [/usr/include/stdio.h]=libc6-dev
 )
+
+# `make compiled` needs Python's headers. The distribution packs them apart; an interpreter from elsewhere has its own.
+interpreter=$(readlink -f .venv/bin/python || true)
+if [[ $interpreter == /usr/bin/* ]]; then
+    packages[/usr/include/${interpreter##*/}/Python.h]=${interpreter##*/}-dev
+fi
 
 present() {
     case "$1" in

@@ -26,7 +26,7 @@ from sidecar.hinting import log_id
 from sidecar.listeners import Listeners, address_of, bind_tcp, bind_unix
 from sidecar.ports_file import write_ports
 from sidecar.state_folder import claim
-from sidecar.stats import WorkerStats, add_up, clock_stats
+from sidecar.stats import COMPILED, WorkerStats, add_up, clock_stats
 from sidecar.workers import Repaired, Worker, WorkerOrder
 
 log = structlog.get_logger()
@@ -126,7 +126,7 @@ class Sidecar:
         serving = asyncio.create_task(admin.serve(sockets=[self._admin_socket]), name="admin")
         if self._config.ports_file:
             write_ports(self._config.ports_file, self.addresses)
-        log.info("serving", **self.addresses)
+        log.info("serving", compiled=COMPILED, **self.addresses)
         try:
             await self._stopping.wait()
             log.info("draining")

@@ -9,6 +9,7 @@ from functools import cache
 import msgspec
 
 from sidecar.background.hint_ledger import HintsView
+from sidecar.core import fast_lane
 from sidecar.core.clocks import Clocks, skewed_text
 from sidecar.core.coordinator import Coordinator
 from sidecar.core.counters import LATENCY_BUCKETS
@@ -21,6 +22,8 @@ from sidecar.rights import Denials
 
 _STARTED = time.monotonic()
 _PAGE_BYTES = resource.getpagesize()
+# Whether the hot modules are machine code, as in a wheel that `make wheel` made.
+COMPILED = not fast_lane.__file__.endswith(".py")
 
 
 class NodeStats(msgspec.Struct):
@@ -88,6 +91,7 @@ class WorkerStats(msgspec.Struct):
     uptime_s: float
     tls_problem: str = ""  # why new files are not in force; empty: they are
     rights_problem: str = ""
+    compiled: bool = COMPILED
     workers: int = 1
 
 

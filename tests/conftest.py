@@ -22,6 +22,9 @@ from tests.support.tracebacks import number_frames
 settings.register_profile("dabbawala", deadline=None, print_blob=True)
 settings.load_profile("dabbawala")
 
+# They need what `make compiled` makes; `make test-compiled` names the folder.
+collect_ignore = ["compiled"]
+
 # gRPC's poller stays, as in a sidecar: see Sidecar.run.
 grpc.aio.init_grpc_aio()
 

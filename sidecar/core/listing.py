@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 from buckets.bucket_map import Consistency
 from replicas.layout import BucketKeys, bucket_keys
-from replicas.link import Link
 from replicas.listing import FIRST_CURSOR, count_command, list_command
 from replicas.quorum import Needs
 from replicas.replies import Code
@@ -21,6 +20,7 @@ from sidecar.core.health import Admission
 from sidecar.core.host import Host
 from sidecar.core.levels import READ_LEVELS
 from sidecar.core.operation import Read
+from sidecar.core.peer import PeerLink
 from sidecar.core.read import ReadRun
 from sidecar.core.route import Route, RoutingTable
 from sidecar.core.walk import Cursor, walk_hash
@@ -93,7 +93,7 @@ class ListRun(ReadRun):
         prefix = self._listing.key
         return list_command(self._names, epoch, incarnation, cursor=cursor, prefix=prefix)
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """An owner answered one step."""
         if self.op is None:
             return

@@ -7,13 +7,13 @@ a write needs holds it. Repairing only the replicas that were read lets a later 
 """
 
 from replicas.commands import read_command
-from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import FLAG_LINEARIZABLE, Record, decode_record
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.host import Host
 from sidecar.core.levels import SETTLING_LEVELS
 from sidecar.core.operation import Read
+from sidecar.core.peer import PeerLink
 from sidecar.core.repair import RepairRun
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Reason
@@ -94,7 +94,7 @@ class ReadRun:
         else:
             self._no_answer(slot, peer.explanation or "its connection is full")
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """A replica answered `HMGET data fence key`."""
         if self.op is None:
             return
@@ -109,7 +109,7 @@ class ReadRun:
                 self._refused(slot, fence)
         self._judge()
 
-    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+    def on_lost(self, slot: int, sent: bool, link: PeerLink) -> None:
         """The connection broke before the answer."""
         if self.op is not None:
             self._no_answer(slot, "its connection broke")
@@ -325,7 +325,7 @@ class SampledReadRun(ReadRun):
         super().start()
         self.first = self.asked
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """A replica answered, in time or late."""
         if self.first >> slot & 1:
             self.route.peers[slot].breaker.observe(self.core.elapsed_s(self.sent_at))

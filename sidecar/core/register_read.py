@@ -9,11 +9,11 @@ putting the same two answers through CASPaxos.
 from replicas.acceptor import Standing, decode_standing
 from replicas.changes import Current
 from replicas.commands import read_command
-from replicas.link import Link
 from replicas.quorum import REACHED, tally
 from replicas.version import ZERO_VERSION
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.operation import Read
+from sidecar.core.peer import PeerLink
 from sidecar.core.register_host import RegisterHost
 from sidecar.core.register_run import RegisterRun
 from sidecar.core.route import Route
@@ -78,7 +78,7 @@ class RegisterRead:
         peer.reads += 1
         return True
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """An owner answered `HMGET data fence key`."""
         if self.op is None:
             return
@@ -94,7 +94,7 @@ class RegisterRead:
                 return
         self._hand_over()
 
-    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+    def on_lost(self, slot: int, sent: bool, link: PeerLink) -> None:
         """The connection broke before the answer."""
         self._hand_over()
 

@@ -11,7 +11,6 @@ from typing import Final
 from replicas.acceptor import UNTOUCHED, Acceptor, decode_acceptor
 from replicas.changes import Change, Current, Propose, Refuse, delete, put
 from replicas.commands import prepare_suffix, read_command, write_suffix
-from replicas.link import Link
 from replicas.quorum import Needs
 from replicas.register import (
     EXPIRED_ID,
@@ -29,6 +28,7 @@ from replicas.register import Outcome as Ended
 from replicas.replies import Code, Refusal, parse_accept, parse_acceptor_read, parse_prepare
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.operation import Read, Write
+from sidecar.core.peer import PeerLink
 from sidecar.core.register_host import RegisterHost
 from sidecar.core.register_op import Modify, new_operation_id
 from sidecar.core.route import Route
@@ -410,7 +410,7 @@ class _Round:
         prefixes = self.registers.prepares if self.step is Step.PREPARE else self.registers.accepts
         return prefixes[slot] + self.suffix
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """A replica answered."""
         self.pending &= ~(1 << slot)
         if self.run.op is None:
@@ -426,7 +426,7 @@ class _Round:
             self._no_answer(slot, str(reply)[:80])
         self.run.answered(self, slot, answer)
 
-    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+    def on_lost(self, slot: int, sent: bool, link: PeerLink) -> None:
         """The connection broke; `sent` False proves that nothing of the command left."""
         self.pending &= ~(1 << slot)
         if self.run.op is not None:

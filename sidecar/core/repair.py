@@ -7,11 +7,11 @@ repair that fails is replaced by another replica. *Mending* follows an answer an
 from typing import Protocol
 
 from replicas.commands import write_suffix
-from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, REACHED, Needs, tally
 from replicas.record import Record
 from replicas.replies import APPLIED, SUPERSEDED, Code, parse_refusal
 from sidecar.core.host import Host
+from sidecar.core.peer import PeerLink
 from sidecar.core.route import Route
 
 _STALE_EPOCH = Code.STALE_EPOCH.value.encode()
@@ -88,7 +88,7 @@ class RepairRun:
         else:
             self.failed |= 1 << slot
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """Applied, or superseded by something newer still: either way nothing older is left."""
         peer = self.route.peers[slot]
         if not self._holds(reply):
@@ -119,7 +119,7 @@ class RepairRun:
             self.stale = True
             self.core.learn(reply[2])
 
-    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+    def on_lost(self, slot: int, sent: bool, link: PeerLink) -> None:
         """The connection broke before the acknowledgement."""
         self.failed |= 1 << slot
         self._judge()

@@ -10,7 +10,6 @@ was met: see sidecar/core/hints.py.
 
 from buckets.bucket_map import Consistency
 from replicas.commands import write_suffix
-from replicas.link import Link
 from replicas.quorum import IMPOSSIBLE, PENDING, REACHED, Needs, tally
 from replicas.record import encode_record
 from replicas.replies import APPLIED, APPLIED_OVER_LIVE, SUPERSEDED, Code
@@ -18,6 +17,7 @@ from replicas.version import ZERO_VERSION
 from sidecar.core.health import MOST_HEDGE_S
 from sidecar.core.host import NO_COPY, Host
 from sidecar.core.operation import Write
+from sidecar.core.peer import PeerLink
 from sidecar.core.route import Route
 from sidecar.errors import Fault, Outcome, Reason
 
@@ -125,7 +125,7 @@ class WriteRun:
             "not enough owners can be reached, so nothing was sent",
         )
 
-    def on_reply(self, slot: int, reply: object, link: Link) -> None:
+    def on_reply(self, slot: int, reply: object, link: PeerLink) -> None:
         """A replica answered the write script."""
         op = self.op
         acknowledged = type(reply) is int and APPLIED <= reply <= SUPERSEDED
@@ -150,7 +150,7 @@ class WriteRun:
             self._server_error(slot, str(reply))
         self._judge()
 
-    def on_lost(self, slot: int, sent: bool, link: Link) -> None:
+    def on_lost(self, slot: int, sent: bool, link: PeerLink) -> None:
         """The connection broke; `sent` False proves that no byte of the write left."""
         if self.op is None:
             self._late(slot, acknowledged=False)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from mypy_extensions import mypyc_attr
+
 from sidecar.wire.http2_limits import MIB, Http2Limits
 
 
@@ -22,6 +24,7 @@ class GrpcLimits(Http2Limits):
     max_connections: int = 1_000
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Call:
     """One request, as its service sees it. The first ending (`respond`, `fail` or `finish`) counts;
     later ones, and all on a dead call, do nothing.

@@ -25,6 +25,7 @@ from redis.retry import Retry
 
 from control_plane.dev.die_with_parent import tied
 from protos.dabbawala.v1 import data_pb2, data_pb2_grpc
+from sidecar.stats import COMPILED
 from tests.support.dev import Dev, dev_cluster, home
 from tests.support.local_cluster import CHANNEL_OPTIONS
 from tests.support.processes import ends_within
@@ -227,7 +228,11 @@ def test_the_admin_door_shows_and_get_changes_nothing(start: Callable[..., Sidec
         assert sidecar.page(path)[0] == 405
         assert sidecar.page(path, "HEAD")[0] == 405
     assert sidecar.page("/ready")[0] == 200
-    assert sidecar.stats()["counters"]["writes"] >= 1
+    stats = sidecar.stats()
+    assert stats["counters"]["writes"] >= 1
+    assert stats["compiled"] is COMPILED
+    (line,) = [line for line in sidecar.log.read_text().splitlines() if '"serving"' in line]
+    assert orjson.loads(line)["compiled"] is COMPILED
 
 
 def test_the_metrics_parse_and_add_up(start: Callable[..., Sidecar]) -> None:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.support.processes import ends_within
 START_DEADLINE_S = 60.0
 STOP_DEADLINE_S = 30.0
 COMMAND_DEADLINE_S = 30.0
-_DABBA = [sys.executable, "-P", "-c", "from control_plane.cli.main import main; main()"]
+_DABBA = (sys.executable, "-P", "-c", "from control_plane.cli.main import main; main()")
 
 
 @dataclass
@@ -47,6 +47,7 @@ class Home:
     """
 
     path: Path
+    program: Sequence[str] = _DABBA
 
     @property
     def environment(self) -> dict[str, str]:
@@ -69,7 +70,7 @@ class Home:
     def dabba(self, *arguments: str) -> Ended:
         """One command, to its end."""
         done = subprocess.run(
-            tied([*_DABBA, *arguments]),
+            tied([*self.program, *arguments]),
             env=self.environment,
             cwd=self.path,
             capture_output=True,
@@ -85,13 +86,13 @@ class Home:
 
 
 @contextmanager
-def home() -> Iterator[Home]:
-    """Empty folders, gone afterwards."""
+def home(*program: str) -> Iterator[Home]:
+    """Empty folders, gone afterwards, for the `dabba` of the project or for another one."""
     path = Path(tempfile.mkdtemp(prefix="dabba-"))
     for name in ("tmp", "run"):
         (path / name).mkdir()
     try:
-        yield Home(path)
+        yield Home(path, program or _DABBA)
     finally:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -107,7 +108,7 @@ class Dev:
     def __post_init__(self) -> None:
         with (self.home.path / "dev.err").open("wb") as err:
             self.process = subprocess.Popen(
-                tied([*_DABBA, "dev", "-o", "json", *self.arguments]),
+                tied([*self.home.program, "dev", "-o", "json", *self.arguments]),
                 env=self.home.environment,
                 cwd=self.home.path,
                 stdout=subprocess.PIPE,
