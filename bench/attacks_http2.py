@@ -289,7 +289,7 @@ GRINDS = (
         opening=READS_NOTHING,
         burst=on_each_stream(_talk(PIPELINE_PATH, _SMALL_REQUESTS), 1),
         frames=17,
-        bursts=600,
+        bursts=300,
     ),
     Attack(
         name="answers that are not read",
