@@ -19,7 +19,7 @@ from buckets.bucket_map import Consistency
 from buckets.hashing import bucket_ids, key_hash
 from replicas.commands import read_command
 from replicas.layout import MAX_KEY_BYTES
-from replicas.link import Link, ReplySink
+from replicas.link import ReplySink
 from replicas.quorum import REACHED, Needs, tally
 from replicas.record import RecordReader
 from replicas.version import HybridClock
@@ -163,7 +163,7 @@ class ReadBatch:
         """Nobody waits for it any more: its end will be quiet."""
         self.asker = _NOBODY
 
-    def on_reply(self, number: int, reply: Any, link: Link) -> None:
+    def on_reply(self, number: int, reply: Any, link: PeerLink) -> None:
         """A replica answered `HMGET data fence key`."""
         if (
             reply.__class__ is list
@@ -180,7 +180,7 @@ class ReadBatch:
         else:
             self._run_of(number).on_reply(self.targets[number].slot, reply, link)
 
-    def on_lost(self, number: int, sent: bool, link: Link) -> None:
+    def on_lost(self, number: int, sent: bool, link: PeerLink) -> None:
         """The connection broke before the answer."""
         self._run_of(number).on_lost(self.targets[number].slot, sent, link)
 
@@ -476,13 +476,13 @@ class _Timed:
         self._batch = batch
         self._core = core
 
-    def on_reply(self, number: int, reply: object, link: Link) -> None:
+    def on_reply(self, number: int, reply: object, link: PeerLink) -> None:
         """The reply, in time or late."""
         batch = self._batch
         batch.targets[number].peer.breaker.observe(self._core.elapsed_s(batch.sent_at))
         batch.on_reply(number, reply, link)
 
-    def on_lost(self, number: int, sent: bool, link: Link) -> None:
+    def on_lost(self, number: int, sent: bool, link: PeerLink) -> None:
         """No reply: nothing was measured."""
         self._batch.on_lost(number, sent, link)
 
