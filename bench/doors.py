@@ -25,13 +25,14 @@ from bench import doors_attacked, doors_grpc
 from bench.doors_cluster import ONE_DATABASE, WIDE_DATABASE, Cluster, local_cluster
 from bench.doors_load import GrpcLoad, RedisLoad, get_command, set_command
 from bench.doors_peers import Peer, Peers, peers
-from bench.doors_product import compiled_product, is_compiled
+from bench.doors_product import compiled_product
 from bench.doors_programs import BenchFailed, Usage, require_all
 from bench.doors_report import Outcome, publish_outcome
 from bench.doors_rounds import Contender, Workload, proxy_ratios, ratios, run_rounds
 from bench.doors_wire import VALUE_BYTES, check_keys, load_keys
 from bench.grpc_echo import PATH as ECHO_PATH
 from protos.dabbawala.v1 import data_pb2
+from sidecar.stats import COMPILED
 
 EXIT_FAILED = 2
 INTERPRETED = "interpreted"
@@ -186,7 +187,7 @@ def run(options: argparse.Namespace, progress: Callable[[str], None]) -> Outcome
             proxy_ratios(by_name, INTERPRETED) if interpreted is not None else {},
             workloads,
             resident | {"sidecar, wide map": wide_bytes},
-            _settings(options, compiled=is_compiled() or product is not None),
+            _settings(options, compiled=COMPILED or product is not None),
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.doors_programs import BenchFailed
-from sidecar.core import fast_lane
+from sidecar.stats import COMPILED
 
 _ROOT = Path(__file__).resolve().parents[1]
 _COMPILE = _ROOT / "scripts" / "compile.sh"
@@ -13,16 +13,11 @@ _COMPILED = _ROOT / "build" / "compiled"
 _COMPILE_TIMEOUT_S = 900.0
 
 
-def is_compiled() -> bool:
-    """Whether we run on compiled modules ourselves."""
-    return fast_lane.__file__.endswith(".so")
-
-
 def compiled_product(progress: Callable[[str], None]) -> Path | None:
     """What goes first on PYTHONPATH for the compiled modules, which are made when they are missing
     or older than their sources; None: we run on them ourselves. Raises BenchFailed.
     """
-    if is_compiled():
+    if COMPILED:
         return None
     progress("compiling the hot modules (a minute or two, when a source has changed)")
     done = subprocess.run(

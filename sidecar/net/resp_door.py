@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sidecar.net.peers import peer_of
 from sidecar.net.tls import HANDSHAKE_TIMEOUT_S
@@ -178,7 +178,7 @@ class RespDoor:
         server = await self._loop.create_server(
             self._connection, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )
-        bound = server.sockets[0].getsockname()
+        bound = _sockets(server)[0].getsockname()
         self._started(server)
         return bound[0], bound[1]
 
@@ -209,7 +209,7 @@ class RespDoor:
 
     def _started(self, server: asyncio.Server) -> None:
         self._servers.append(server)
-        for sock in server.sockets:
+        for sock in _sockets(server):
             if sock.family != socket.AF_UNIX:
                 self._door.info.setdefault("tcp_port", str(sock.getsockname()[1]))
         if self._sweep is None:
@@ -455,6 +455,11 @@ class RespDoor:
         for server in self._servers:
             server.close()
         self._servers.clear()
+
+
+def _sockets(server: Any) -> list[socket.socket]:
+    """Of a listening server: asyncio has them in a tuple, uvloop in a list."""
+    return list(server.sockets)
 
 
 def bind_unix(path: str | Path, *, mode: int = 0o660) -> socket.socket:
