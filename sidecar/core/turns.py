@@ -76,7 +76,7 @@ class Turns:
             self._held_bytes += value_bytes
             together.held_bytes += value_bytes
         if self._ended == self._count:
-            together.held_bytes -= self._held_bytes
+            self._let_go()
         if self._starting or self._begun == self._count:
             return
         mean_bytes = self.value_bytes // self._ended + 1
@@ -93,6 +93,15 @@ class Turns:
         left = range(self._begun, self._count)
         self._count = self._begun
         return left
+
+    def abandon(self) -> None:
+        """Begins no more and keeps no values; `ended` is still to be told of those under way."""
+        self.stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._together.held_bytes -= self._held_bytes
+        self._held_bytes = 0
 
     def _go_on(self, at_once: int) -> None:
         self._starting = True

@@ -100,6 +100,16 @@ class Gather:
         if not self.left:
             self._owner.gathered(self)
 
+    def cancel(self) -> None:
+        """Nobody waits for it any more: what is under way is counted until it has ended unheard."""
+        self._turns.abandon()
+        for op in self.ops:
+            op.done = self._ended_unheard
+        self.ops = []
+
+    def _ended_unheard(self, _op: Read | Write) -> None:
+        self._turns.ended(0, held=False)
+
     def _bound(self, size: int) -> None:
         """Asks for no more where a value of `size` bytes more is too much."""
         if self._turns.value_bytes + size > self._most_bytes:

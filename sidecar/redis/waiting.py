@@ -53,13 +53,10 @@ class Due(Ready):
 def cancel_all(pending: Iterable[Any], cancel: Callable[[Any], None]) -> None:
     """Nobody waits for them any more: what is under way ends unheard."""
     for waiting in pending:
-        if isinstance(waiting, Gather):
-            for op in waiting.ops:
-                cancel(op)
+        if isinstance(waiting, Gather | ReadBatch):
+            waiting.cancel()
         elif isinstance(waiting, Scan | Count):
             waiting.done = _unheard
-        elif isinstance(waiting, ReadBatch):
-            waiting.cancel()
         elif not isinstance(waiting, Ready):
             cancel(waiting)
 

@@ -222,6 +222,23 @@ def test_a_client_that_is_gone_is_not_worked_for() -> None:
     assert talk.send("GET", "a") == b"$1\r\n1\r\n"
 
 
+def test_what_a_client_left_under_way_is_counted_until_it_has_ended() -> None:
+    talk = Conversation()
+    talk.send("SET", "k0", "v" * 1_000)
+    together = talk.coordinator.together
+    talk.coordinator.hold()
+    talk.feed(packed("MGET", *(b"k%d" % at for at in range(100))))
+    talk.coordinator.release(0)
+    assert (together.under_way, together.held_bytes) == (63, 1_000)
+    gather = talk.session.pending[0]
+    talk.session.forget()
+    assert (together.under_way, together.held_bytes) == (63, 0)
+    talk.coordinator.release()
+    assert (together.under_way, together.held_bytes) == (0, 0)
+    assert isinstance(gather, Gather)
+    assert not gather.half_begun, "what was not begun never is"
+
+
 def test_operations_on_many_keys_are_made_when_they_begin() -> None:
     talk = Conversation()
     talk.coordinator.hold()
