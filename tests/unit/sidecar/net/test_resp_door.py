@@ -7,8 +7,10 @@ from typing import cast
 import pytest
 
 from sidecar.net.resp_door import RespConnection, RespDoor
+from sidecar.redis import replies
 from sidecar.redis.session import LONG_TURN_S
 from sidecar.redis.slices import SLICE_BYTES
+from sidecar.rights import parse_rights
 from tests.support.conversation import Clock, Stopwatch, packed
 from tests.support.memory_coordinator import MemoryCoordinator
 
@@ -47,8 +49,11 @@ class Client:
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
-    def get_extra_info(self, name: str) -> tuple[str, int]:
-        return ("127.0.0.1", 5000)
+    def get_extra_info(self, name: str) -> tuple[str, int] | None:
+        return ("127.0.0.1", 5000) if name in ("peername", "sockname") else None
+
+    def close(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -140,3 +145,15 @@ async def test_a_half_command_in_later_slices_is_accounted_for(
     client.send(b"x" * 10_000 + b"\r\n")
     await read_again(client)
     assert session.held_bytes == 0
+
+
+async def test_what_a_client_guessed_is_forgotten_when_it_is_gone() -> None:
+    clock = Clock()
+    rights = parse_rights({"applications": []}, lambda _name: 0)
+    client = Client(RespDoor(MemoryCoordinator({0: "default"}, clock), clock=clock, rights=rights))
+    session = client.connection.session
+    assert session is not None
+    for _ in range(4):
+        client.send(packed("AUTH", "x"))
+    client.connection.connection_lost(None)
+    assert session.door.permits.authenticate(session, None, b"x") == replies.WRONG_TOKEN

@@ -160,6 +160,11 @@ def test_what_is_no_block_is_a_compression_error(block: bytes) -> None:
     assert caught.value.code == h2.COMPRESSION_ERROR
 
 
+def test_an_integer_is_not_read_on_for_ever() -> None:
+    with pytest.raises(ConnectionFault, match="an integer of too many bytes"):
+        HpackDecoder(LIST_BYTES).decode(b"\xff" + b"\xff" * 1_000 + b"\x01")
+
+
 def test_a_list_over_the_bound_is_stopped() -> None:
     decoder = HpackDecoder(2 * 42)
     assert decoder.decode(b"\x82\x82") == [(b":method", b"GET")] * 2
